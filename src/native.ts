@@ -1,0 +1,132 @@
+/** Loads and types the native addon. The only file that may say `any`. */
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { ProxyVpnError } from './errors.ts';
+
+export interface UpstreamAddress {
+  readonly address: string;
+  readonly port: number;
+}
+
+export interface EngineOptions {
+  /** Descriptors of one TUN device, one per queue. The engine duplicates them. */
+  readonly tunFds: readonly number[];
+  readonly mtu: number;
+  /** Tried in order; the one that answered last is tried first next time. */
+  readonly upstreams: readonly UpstreamAddress[];
+  /** CONNECT request = head + authority + middle + authority + tail (see src/proxy/connect.ts). */
+  readonly request: { readonly head: string; readonly middle: string; readonly tail: string };
+  /** SO_MARK of every upstream socket; 0 sets none. */
+  readonly fwmark: number;
+  readonly earlyAccept: boolean;
+  /** From the SYN to the end of the proxy's reply head. */
+  readonly connectTimeoutMs: number;
+  /** Without a byte either way; 0 = never. */
+  readonly idleTimeoutMs: number;
+  /** Idle time before TCP keepalive probes, both sides; 0 = none. */
+  readonly keepaliveMs: number;
+  /** Bound of all payload buffers in bytes. */
+  readonly memoryBytes: number;
+  /** Bound of flows at a time. */
+  readonly maxFlows: number;
+  /** Bound of flows that wait for the proxy's answer at a time (SYN flood). */
+  readonly maxPendingFlows: number;
+  /** Report every opened and closed flow as an event (-v); refusals are always reported. */
+  readonly flowEvents: boolean;
+  /** Test only: 1 packet in N is lost, each way; 0 = none. */
+  readonly dropOneIn: number;
+}
+
+/** Indices into `Engine.counters()`. Keep equal to native/engine/counters.h. */
+export const COUNTER = {
+  activeFlows: 0,
+  openedFlows: 1,
+  refusedFlows: 2,
+  failedFlows: 3,
+  bytesToUpstream: 4,
+  bytesToApp: 5,
+  packetsFromApp: 6,
+  packetsToApp: 7,
+  malformedPackets: 8,
+  ignoredPackets: 9,
+  resetFlows: 10,
+  pendingFlows: 11,
+  overLimitFlows: 12,
+  bufferedBytes: 13,
+  retransmits: 14,
+  tunWriteErrors: 15,
+} as const;
+export const COUNTER_SLOTS = 32;
+
+export interface NativeEngine {
+  /** Shared memory of COUNTER_SLOTS u64, written by the engine's thread: no call, no copy. */
+  counters(): BigUint64Array;
+  setUpstreams(addresses: readonly UpstreamAddress[]): void;
+  /** Up to `limit` flows as one buffer of records, see src/tunstack/flow.ts. */
+  flows(limit: number): Promise<Buffer>;
+  /** Resets every flow and joins the thread. Idempotent. */
+  stop(): Promise<void>;
+}
+
+export interface NftResult {
+  readonly rc: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Answer of one marked TCP exchange with the proxy. Exactly one of `errno` (not 0) and `reply` tells. */
+export interface ProbeResult {
+  /** 0, or the errno of connect/send/recv; ETIMEDOUT at the deadline. */
+  readonly errno: number;
+  /** Symbolic name of errno, or ''. */
+  readonly code: string;
+  readonly connected: boolean;
+  /** What the proxy sent up to the end of its header (at most 64 KiB), or up to the failure. */
+  readonly reply: Buffer;
+}
+
+/** Functions of build/Release/proxyvpn.node. System call failures are thrown as SystemCallFailure. */
+export interface NativeAddon {
+  /** `lwip 2.1.3` and the like, for bug reports. */
+  readonly versions: { readonly lwip: string };
+
+  /** Creates a non-persistent TUN device (IFF_NO_PI, IFF_VNET_HDR, offloads); one descriptor per queue. */
+  openTun(name: string, queues: number): { readonly name: string; readonly fds: readonly number[] };
+  closeFd(fd: number): void;
+
+  /** @param onEvents is called with batches of event records, see src/tunstack/flow.ts */
+  startEngine(options: EngineOptions, onEvents: (batch: Buffer) => void): NativeEngine;
+
+  probe(
+    upstream: UpstreamAddress,
+    options: { readonly fwmark: number; readonly request: string; readonly timeoutMs: number },
+  ): Promise<ProbeResult>;
+
+  /** One request to AF_NETLINK; every answer message back to back, until ACK, ERROR or DONE. */
+  netlinkRequest(protocol: number, message: Uint8Array): Buffer;
+
+  /** libnftables by dlopen; null when loaded, else why not. @param library default `libnftables.so.1` */
+  nftLoad(library?: string): string | null;
+  /** Runs on a worker thread, a context per call. @param outputFlags NFT_CTX_OUTPUT_* */
+  nftRun(command: string, outputFlags: number, dryRun: boolean): Promise<NftResult>;
+
+  /** flock(2) LOCK_EX|LOCK_NB; false when another holds it. */
+  flockExclusive(fd: number): boolean;
+}
+
+let loaded: NativeAddon | undefined;
+
+/** @throws ProxyVpnError E_ADDON when the addon is not built or does not load */
+export function native(): NativeAddon {
+  if (loaded) return loaded;
+  const file = process.env['PROXYVPN_ADDON'] ?? path.join(import.meta.dirname, '..', 'build', 'Release', 'proxyvpn.node');
+  try {
+    loaded = createRequire(import.meta.url)(file) as NativeAddon;
+  } catch (cause) {
+    throw new ProxyVpnError('E_ADDON', `cannot load the native addon ${file}: ${(cause as Error).message}`, {
+      hint: 'build it with: npm ci && npm run build',
+      cause,
+    });
+  }
+  return loaded;
+}
