@@ -53,7 +53,7 @@ export const COUNTER = {
   pendingFlows: 11,
   overLimitFlows: 12,
   bufferedBytes: 13,
-  retransmits: 14,
+  givenUpFlows: 14,
   tunWriteErrors: 15,
 } as const;
 export const COUNTER_SLOTS = 32;

@@ -1,0 +1,202 @@
+// The one thread: epoll over the TUN queue and all upstream sockets, timers, commands.
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+namespace engine {
+namespace {
+
+constexpr int kEventsPerRound = 512;
+constexpr int kPacketsPerRound = 64;  // then the sockets get their turn
+
+}  // namespace
+
+uint64_t monotonic_ms() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+}
+
+base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::PacketIo> device,
+                                                     std::unique_ptr<relay::Dialer> dialer,
+                                                     Options options, std::function<void()> wake) {
+  base::UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll) return base::Failure{"epoll_create1", errno};
+  base::UniqueFd wakeup(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!wakeup) return base::Failure{"eventfd", errno};
+  auto engine = std::unique_ptr<Engine>(
+      new Engine(std::move(device), std::move(dialer), std::move(options), std::move(wake),
+                 std::move(epoll), std::move(wakeup)));
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.ptr = &engine->device_;
+  if (engine->device_->fd() >= 0 &&
+      epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->device_->fd(), &event) < 0)
+    return base::Failure{"epoll_ctl", errno};
+  event.data.ptr = &engine->wakeup_;
+  if (epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->wakeup_.get(), &event) < 0)
+    return base::Failure{"epoll_ctl", errno};
+  return engine;
+}
+
+Engine::Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
+               Options options, std::function<void()> wake, base::UniqueFd epoll,
+               base::UniqueFd wakeup)
+    : device_(std::move(device)),
+      dialer_(std::move(dialer)),
+      options_(std::move(options)),
+      epoll_(std::move(epoll)),
+      wakeup_(std::move(wakeup)),
+      events_(std::move(wake)) {
+  tun::PacketIo* io = device_.get();
+  const tun::Faults& f = options_.faults;
+  if (f.drop_one_in || f.duplicate_one_in || f.delay_one_in) io = &lossy_.emplace(*io, f);
+  relay::EventSink& sink = *this;
+  relay_ = std::make_unique<relay::Relay>(*io, *dialer_, sink, epoll_.get(), options_.driver,
+                                          options_.relay);
+}
+
+Engine::~Engine() {
+  stop();
+  relay_.reset();
+}
+
+void Engine::start() {
+  thread_ = std::thread([this] { run(); });
+}
+
+void Engine::stop() {
+  is_stopping_ = true;
+  post([] {});
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::run() {
+  pthread_setname_np(pthread_self(), "proxyvpn-engine");
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are node's
+  relay_->set_now(monotonic_ms());
+  while (!is_stopping_) {
+    if (!step(timeout_ms(), 0)) break;
+  }
+  relay_->reset_all();
+  publish_counters();
+  run_commands();
+}
+
+bool Engine::step(int timeout_ms, uint64_t now_ms) {
+  epoll_event ready[kEventsPerRound];
+  if (device_may_have_more_) timeout_ms = 0;
+  int count = epoll_wait(epoll_.get(), ready, kEventsPerRound, timeout_ms);
+  now_ms_ = now_ms ? now_ms : monotonic_ms();
+  relay_->set_now(now_ms_);
+  relay_->run_timers();
+  bool device_is_ready = device_may_have_more_ || device_->fd() < 0;
+  for (int i = 0; i < count; i++) {
+    void* who = ready[i].data.ptr;
+    if (who == &device_) {
+      device_is_ready = true;
+    } else if (who == &wakeup_) {
+      run_commands();
+    } else {
+      relay_->on_socket(*static_cast<relay::Flow*>(who), ready[i].events);
+    }
+  }
+  int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;
+  relay_->run();
+  publish_counters();
+  if (more < 0) {
+    events_.push(relay::EventKind::kFatal, nullptr, now_ms_, 0, -more, "the TUN device is gone");
+    return false;
+  }
+  device_may_have_more_ = more > 0 && device_->fd() < 0;
+  return true;
+}
+
+// ---- commands ----
+
+void Engine::post(std::function<void()> command) {
+  {
+    std::lock_guard lock(commands_mutex_);
+    commands_.push_back(std::move(command));
+  }
+  uint64_t one = 1;
+  if (write(wakeup_.get(), &one, sizeof one) < 0) return;  // the counter is full: it will wake
+}
+
+void Engine::run_commands() {
+  uint64_t count;
+  if (read(wakeup_.get(), &count, sizeof count) < 0) count = 0;
+  std::vector<std::function<void()>> commands;
+  {
+    std::lock_guard lock(commands_mutex_);
+    commands.swap(commands_);
+  }
+  for (auto& command : commands) command();
+}
+
+void Engine::set_upstreams(std::vector<relay::UpstreamAddress> upstreams) {
+  post([this, upstreams = std::move(upstreams)]() mutable {
+    relay_->set_upstreams(std::move(upstreams));
+  });
+}
+
+void Engine::list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done) {
+  post([this, limit, done = std::move(done)] {
+    std::vector<uint8_t> out;
+    size_t left = limit;
+    relay_->stack().for_each([&](stack::Connection& c) {
+      if (left == 0) return;
+      left--;
+      encode_event(out, relay::EventKind::kOpened, static_cast<relay::Flow*>(&c), now_ms_, 0, 0, 0,
+                   {});
+    });
+    done(std::move(out));
+  });
+}
+
+// ---- what leaves ----
+
+void Engine::publish_counters() {
+  const relay::RelayStats& r = relay_->stats();
+  const stack::StackStats& s = relay_->stack().stats();
+  const tcp::DriverStats& d = relay_->stack().driver().stats();
+  counters_.set(Counter::kActiveFlows, r.active);
+  counters_.set(Counter::kOpenedFlows, r.opened);
+  counters_.set(Counter::kRefusedFlows, r.refused);
+  counters_.set(Counter::kFailedFlows, r.failed);
+  counters_.set(Counter::kBytesToUpstream, r.to_upstream_bytes);
+  counters_.set(Counter::kBytesToApp, r.to_app_bytes);
+  counters_.set(Counter::kPacketsFromApp, s.packets_from_app);
+  counters_.set(Counter::kPacketsToApp, d.packets_to_app);
+  counters_.set(Counter::kMalformedPackets, s.malformed + s.bad_checksum);
+  counters_.set(Counter::kIgnoredPackets, s.not_tcp);
+  counters_.set(Counter::kResetFlows, r.reset);
+  counters_.set(Counter::kPendingFlows, r.pending);
+  counters_.set(Counter::kOverLimitFlows, r.over_limit);
+  counters_.set(Counter::kBufferedBytes,
+                relay_->queued_bytes() + relay_->stack().driver().receive_buffer_bytes());
+  counters_.set(Counter::kGivenUpFlows, d.given_up);
+  counters_.set(Counter::kTunWriteErrors, d.write_errors);
+}
+
+void Engine::on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,
+                           std::string_view text) {
+  bool is_routine = kind == relay::EventKind::kOpened || kind == relay::EventKind::kClosed;
+  if (is_routine && !options_.flow_events) return;
+  events_.push(kind, &flow, now_ms_, status, error, text);
+}
+
+void Engine::on_notice(std::string_view text) {
+  events_.push(relay::EventKind::kNotice, nullptr, now_ms_, 0, 0, text);
+}
+
+}  // namespace engine

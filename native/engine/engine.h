@@ -1,0 +1,83 @@
+// The one thread: epoll over the TUN queue and all upstream sockets, timers, commands.
+#pragma once
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "engine/counters.h"
+#include "engine/events.h"
+#include "relay/relay.h"
+#include "tun/lossy_io.h"
+
+namespace engine {
+
+struct Options {
+  tcp::DriverOptions driver;
+  relay::Options relay;
+  tun::Faults faults;  // test only
+  bool flow_events = false;
+};
+
+class Engine final : private relay::EventSink {
+ public:
+  /// `wake` is called on the engine's thread when take_events() has something.
+  static base::Result<std::unique_ptr<Engine>> create(std::unique_ptr<tun::PacketIo> device,
+                                                      std::unique_ptr<relay::Dialer> dialer,
+                                                      Options options, std::function<void()> wake);
+  ~Engine() override;
+
+  /// Runs on a thread of its own until stop().
+  void start();
+  /// Resets every flow, joins the thread. Idempotent; not on the engine's thread.
+  void stop();
+
+  /// One round: waits at most `timeout_ms` (-1: until something happens) and does what is due.
+  /// For tests, instead of start(). @return false once the device is gone
+  bool step(int timeout_ms, uint64_t now_ms);
+  int timeout_ms() const { return relay_->timeout_ms(); }
+
+  // Any thread, also before start():
+  void set_upstreams(std::vector<relay::UpstreamAddress> upstreams);
+  /// Event records (kind opened) of at most `limit` flows, made on the engine's thread.
+  void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done);
+  std::vector<uint8_t> take_events() { return events_.take(); }
+  Counters& counters() { return counters_; }
+
+  relay::Relay& relay_for_tests() { return *relay_; }
+
+ private:
+  Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
+         Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup);
+  void run();
+  void post(std::function<void()> command);
+  void run_commands();
+  void publish_counters();
+  void on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,
+                     std::string_view text) override;
+  void on_notice(std::string_view text) override;
+
+  std::unique_ptr<tun::PacketIo> device_;
+  std::unique_ptr<relay::Dialer> dialer_;
+  std::optional<tun::LossyIo> lossy_;
+  Options options_;
+  base::UniqueFd epoll_;
+  base::UniqueFd wakeup_;
+  EventQueue events_;
+  Counters counters_;
+  uint64_t now_ms_ = 0;
+  std::unique_ptr<relay::Relay> relay_;
+  std::thread thread_;
+  std::atomic<bool> is_stopping_{false};
+  bool device_may_have_more_ = false;
+  std::mutex commands_mutex_;
+  std::vector<std::function<void()>> commands_;
+};
+
+/// CLOCK_MONOTONIC in ms.
+uint64_t monotonic_ms();
+
+}  // namespace engine

@@ -1,0 +1,48 @@
+// Upstream sockets: made, marked and connected, and the CONNECT request written.
+#pragma once
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "wire/flow_key.h"
+
+namespace relay {
+
+struct UpstreamAddress {
+  sockaddr_storage address{};
+  socklen_t length = 0;
+};
+
+/// The request around the authority; built by src/proxy/connect.ts.
+struct RequestTemplate {
+  std::string head;
+  std::string middle;
+  std::string tail;
+};
+
+class Dialer {
+ public:
+  virtual ~Dialer() = default;
+  /// A non-blocking socket that is connecting, or -errno. `in_progress` is false once connected.
+  virtual int dial(const UpstreamAddress& upstream, bool& in_progress) = 0;
+};
+
+class SocketDialer final : public Dialer {
+ public:
+  SocketDialer(uint32_t fwmark, uint32_t keepalive_s) : fwmark_(fwmark), keepalive_s_(keepalive_s) {}
+  int dial(const UpstreamAddress& upstream, bool& in_progress) override;
+
+ private:
+  uint32_t fwmark_;
+  uint32_t keepalive_s_;
+};
+
+/// `203.0.113.5:443` or `[2001:db8::1]:443`.
+std::string authority_of(const wire::FlowKey& key);
+
+std::string connect_request(const RequestTemplate& request, const wire::FlowKey& key);
+
+}  // namespace relay

@@ -1,0 +1,57 @@
+// One application connection and its upstream socket.
+#pragma once
+#include <memory>
+
+#include "relay/connect_reply.h"
+#include "stack/stack.h"
+
+namespace relay {
+
+/// Data of the upstream on its way to the app; lwIP refers to it until the app acknowledges.
+struct SendBuffer {
+  static constexpr uint32_t kBytes = 65536;
+  SendBuffer* next;
+  uint64_t end;  // stream offset behind its last byte
+  uint8_t data[kBytes];
+};
+
+enum class UpstreamPhase : uint8_t {
+  kNone,        // not dialled, or closed
+  kConnecting,  // connect(2) under way
+  kAsked,       // CONNECT sent
+  kRelaying,
+};
+
+struct Flow : stack::Connection {
+  int fd = -1;
+  UpstreamPhase upstream_phase = UpstreamPhase::kNone;
+  uint8_t upstream_index = 0;  // in the list of the proxy's addresses
+  uint8_t addresses_tried = 0;
+  bool can_read : 1 = false;  // edge-triggered: true until EAGAIN says otherwise
+  bool can_write : 1 = false;
+  bool upstream_hung_up : 1 = false;
+  bool upstream_finished : 1 = false;  // its FIN was read
+  bool fin_to_app : 1 = false;         // ours is queued in lwIP
+  bool fin_to_upstream : 1 = false;    // shutdown(SHUT_WR) done
+  bool ack_is_held : 1 = false;        // in the queue of ACKs that wait for an answer to ride on
+  bool is_health_check : 1 = false;
+  bool is_sending : 1 = false;  // has unacknowledged bytes towards the app
+  bool is_counted_active : 1 = false;
+  bool is_buried : 1 = false;  // in the list of flows about to be freed
+  std::unique_ptr<ConnectReply> reply;
+
+  SendBuffer* send_head = nullptr;
+  SendBuffer* send_tail = nullptr;
+  uint64_t written_bytes = 0;  // towards the app
+  uint64_t settled_acks = 0;   // of acked_bytes, already accounted for
+  uint64_t to_upstream_bytes = 0;
+
+  uint64_t started_ms = 0;
+  uint32_t last_activity_s = 0;
+  uint32_t probed_s = 0;  // last keepalive probe
+  Flow* wheel_next = nullptr;
+  Flow* wheel_previous = nullptr;
+  uint8_t wheel_slot = 0;
+};
+
+}  // namespace relay

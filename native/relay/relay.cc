@@ -1,0 +1,450 @@
+// Flows from SYN to close: the life cycle. Bytes are in pump.cc, time-outs in timing_wheel.cc.
+#include "relay/relay.h"
+
+#include <arpa/inet.h>
+#include <sys/epoll.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace relay {
+namespace {
+
+constexpr size_t kMaxReportedHead = 2048;
+constexpr size_t kReplyReadBytes = 4096;
+constexpr uint64_t kLimitNoticeEveryMs = 1000;
+constexpr std::string_view kHealthText = "proxyvpn\n";
+
+// The tunnel's own address for "does it carry anything": 198.18.255.254 and fd70:7670:6e00::ffff,
+// port 7, answered here and never sent to the proxy (src/tunstack/engine.ts, HEALTH).
+bool is_health_address(const wire::FlowKey& key) {
+  static constexpr uint8_t kV4[4] = {198, 18, 255, 254};
+  static constexpr uint8_t kV6[16] = {0xfd, 0x70, 0x76, 0x70, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (key.destination_port != htons(7)) return false;
+  return key.is_v6() ? memcmp(key.destination, kV6, 16) == 0
+                     : memcmp(key.destination, kV4, 4) == 0;
+}
+
+Flow& flow_of(stack::Connection& c) { return static_cast<Flow&>(c); }
+
+}  // namespace
+
+Relay::Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
+             const tcp::DriverOptions& driver_options, Options options)
+    : dialer_(dialer),
+      events_(events),
+      epoll_fd_(epoll_fd),
+      options_(std::move(options)),
+      stack_(io, *this, driver_options),
+      driver_(stack_.driver()) {}
+
+Relay::~Relay() {
+  reset_all();
+  for (SendBuffer* b : scratch_)
+    if (b) send_buffers_.give(b);
+}
+
+void Relay::set_upstreams(std::vector<UpstreamAddress> upstreams) {
+  upstreams_ = std::move(upstreams);
+  preferred_upstream_ = 0;
+}
+
+// ---- birth ----
+
+stack::Connection* Relay::new_connection(const wire::FlowKey&) {
+  if (stats_.pending >= options_.max_pending) {
+    stats_.over_limit++;  // a SYN flood: the honest ones are repeated
+    return nullptr;
+  }
+  return new Flow;
+}
+
+void Relay::on_held(stack::Connection& c) {
+  Flow& flow = flow_of(c);
+  flow.started_ms = now_ms_;
+  touch(flow);
+  stats_.active++;
+  stats_.pending++;
+  flow.is_counted_active = true;
+  if (is_health_address(flow.key)) {
+    answer_health_check(flow);
+    return;
+  }
+  if (stack_.size() > options_.max_flows) {
+    notice_limit("flow limit reached: new connections are refused");
+    stack_.refuse(flow);
+    kill(flow);
+    return;
+  }
+  wheel_insert(flow, next_check_ms(flow));
+  if (options_.early_accept) accept(flow);
+  if (flow.phase != stack::Phase::kDead) dial(flow);
+}
+
+void Relay::answer_health_check(Flow& flow) {
+  flow.is_health_check = true;
+  wheel_insert(flow, next_check_ms(flow));
+  accept(flow);
+  if (!flow.pcb) return;
+  driver_.write(flow, reinterpret_cast<const uint8_t*>(kHealthText.data()), kHealthText.size(), true);
+  flow.written_bytes += kHealthText.size();
+  flow.upstream_finished = true;
+  on_work(flow);
+}
+
+void Relay::accept(Flow& flow) {
+  bool was_held = flow.phase == stack::Phase::kHeld;
+  bool accepted = stack_.accept(flow);
+  if (was_held) note_pending_over();
+  if (!accepted) {
+    abort_app(flow);
+    return;
+  }
+  on_work(flow);
+}
+
+void Relay::note_pending_over() {
+  if (stats_.pending > 0) stats_.pending--;
+}
+
+// ---- dial ----
+
+void Relay::dial(Flow& flow) {
+  if (upstreams_.empty()) return fail(flow, EDESTADDRREQ, "no upstream address");
+  flow.upstream_index = static_cast<uint8_t>(preferred_upstream_ % upstreams_.size());
+  flow.addresses_tried = 0;
+  dial_next_address(flow);
+}
+
+// Tries one address of the proxy after the other until a dial is under way or none is left.
+void Relay::dial_next_address(Flow& flow) {
+  int error = 0;
+  while (flow.addresses_tried < upstreams_.size()) {
+    error = start_dial(flow);
+    if (error == 0) return;
+    if (error == EMFILE || error == ENFILE) {
+      notice_limit("out of file descriptors: new connections are refused");
+      return fail(flow, error, "out of file descriptors");
+    }
+    give_up_address(flow);
+  }
+  fail(flow, error, "cannot reach the proxy");
+}
+
+// @return 0 when a dial is under way, else errno
+int Relay::start_dial(Flow& flow) {
+  bool in_progress = false;
+  flow.can_read = flow.upstream_hung_up = false;
+  int fd = dialer_.dial(upstreams_[flow.upstream_index % upstreams_.size()], in_progress);
+  if (fd < 0) return -fd;
+  flow.fd = fd;
+  flow.upstream_phase = UpstreamPhase::kConnecting;
+  // On a near proxy the handshake is over by now: saves an epoll round.
+  flow.can_write = true;
+  if (int error = send_request(flow)) return error;
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.data.ptr = &flow;
+  return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+}
+
+void Relay::dial_failed(Flow& flow, int error) {
+  give_up_address(flow);
+  if (flow.addresses_tried >= upstreams_.size()) return fail(flow, error, "cannot reach the proxy");
+  dial_next_address(flow);
+}
+
+void Relay::give_up_address(Flow& flow) {
+  close_socket(flow);
+  flow.upstream_phase = UpstreamPhase::kNone;
+  flow.addresses_tried++;
+  flow.upstream_index = static_cast<uint8_t>((flow.upstream_index + 1) % upstreams_.size());
+}
+
+// @return 0 when sent or to be sent later, else errno
+int Relay::send_request(Flow& flow) {
+  std::string request = connect_request(options_.request, flow.key);
+  ssize_t n = send(flow.fd, request.data(), request.size(), MSG_NOSIGNAL);
+  if (n == static_cast<ssize_t>(request.size())) {
+    flow.upstream_phase = UpstreamPhase::kAsked;
+    preferred_upstream_ = flow.upstream_index;
+    return 0;
+  }
+  // A request is a few hundred bytes into an empty socket buffer: a short write means it is broken.
+  if (n >= 0) return EPIPE;
+  if (errno != EAGAIN && errno != ENOTCONN && errno != EINPROGRESS && errno != EALREADY) return errno;
+  flow.can_write = false;
+  return 0;
+}
+
+void Relay::read_reply(Flow& flow) {
+  uint8_t buffer[kReplyReadBytes];
+  while (flow.can_read && flow.upstream_phase == UpstreamPhase::kAsked) {
+    ssize_t n = recv(flow.fd, buffer, sizeof buffer, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) {
+      flow.can_read = false;
+      return;
+    }
+    if (n < 0) return fail(flow, errno, "reading the proxy's reply");
+    if (n == 0) return fail(flow, ECONNRESET, "the proxy closed without an answer");
+    if (!flow.reply) flow.reply = std::make_unique<ConnectReply>();
+    size_t rest = 0;
+    auto got = static_cast<size_t>(n);
+    switch (flow.reply->feed({buffer, got}, rest)) {
+      case ConnectReply::State::kIncomplete: break;
+      case ConnectReply::State::kMalformed: return fail(flow, EPROTO, "the answer is not HTTP");
+      case ConnectReply::State::kTooLong: return fail(flow, EMSGSIZE, "reply head over 64 KiB");
+      case ConnectReply::State::kComplete:
+        if (!flow.reply->is_success()) return refuse(flow, flow.reply->status(), flow.reply->head());
+        return succeed(flow, {buffer + rest, got - rest});
+    }
+  }
+}
+
+// ---- answers ----
+
+void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
+  flow.reply.reset();
+  flow.upstream_phase = UpstreamPhase::kRelaying;
+  stats_.opened++;
+  if (flow.phase == stack::Phase::kHeld) accept(flow);
+  if (flow.phase != stack::Phase::kOpen || !flow.pcb) return;
+  events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
+  if (!early_data.empty()) {
+    if (!driver_.write(flow, early_data.data(), static_cast<uint32_t>(early_data.size()), true))
+      return abort_app(flow);
+    flow.written_bytes += early_data.size();
+    queued_bytes_ += early_data.size();
+    stats_.to_app_bytes += early_data.size();
+  }
+  on_work(flow);
+}
+
+void Relay::refuse(Flow& flow, int status, std::string_view head) {
+  stats_.refused++;
+  events_.on_flow_event(EventKind::kRefused, flow, status, 0, head.substr(0, kMaxReportedHead));
+  constexpr int kGatewayTimeout = 504;
+  answer_failure(flow, status == kGatewayTimeout ? EHOSTUNREACH : ECONNREFUSED);
+}
+
+void Relay::fail(Flow& flow, int error, std::string_view text) {
+  stats_.failed++;
+  events_.on_flow_event(EventKind::kFailed, flow, 0, error, text);
+  answer_failure(flow, error);
+}
+
+// What connect() shall say: RST makes it ECONNREFUSED; a proxy that cannot be reached is a network
+// that cannot be reached.
+void Relay::answer_failure(Flow& flow, int error) {
+  if (flow.phase != stack::Phase::kHeld) {
+    abort_app(flow);
+    return;
+  }
+  bool is_proxy_unreachable =
+      flow.upstream_phase == UpstreamPhase::kNone || flow.upstream_phase == UpstreamPhase::kConnecting;
+  if (error == EHOSTUNREACH || error == ETIMEDOUT) {
+    stack_.refuse_unreachable(flow, wire::Unreachable::kHost);
+  } else if (is_proxy_unreachable && error != EMFILE && error != ENFILE) {
+    stack_.refuse_unreachable(flow, wire::Unreachable::kNetwork);
+  } else {
+    stack_.refuse(flow);
+  }
+  flow.was_reset = true;
+  kill(flow);
+}
+
+void Relay::notice_limit(const char* what) {
+  stats_.over_limit++;
+  if (last_limit_notice_ms_ && now_ms_ - last_limit_notice_ms_ < kLimitNoticeEveryMs) {
+    limit_notices_suppressed_++;
+    return;
+  }
+  std::string text = what;
+  if (limit_notices_suppressed_)
+    text += " (and " + std::to_string(limit_notices_suppressed_) + " more since the last line)";
+  limit_notices_suppressed_ = 0;
+  last_limit_notice_ms_ = now_ms_;
+  events_.on_notice(text);
+}
+
+// ---- what happens to a flow ----
+
+void Relay::on_socket(Flow& flow, uint32_t events) {
+  if (flow.phase == stack::Phase::kDead || flow.fd < 0) return;
+  if (events & EPOLLOUT) flow.can_write = true;
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) flow.upstream_hung_up = true;
+  if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) flow.can_read = true;
+  if (flow.upstream_phase == UpstreamPhase::kConnecting) {
+    if (events & (EPOLLERR | EPOLLHUP)) {
+      int error = 0;
+      socklen_t length = sizeof error;
+      getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &length);
+      return dial_failed(flow, error ? error : ECONNREFUSED);
+    }
+    if (flow.can_write)
+      if (int error = send_request(flow)) return dial_failed(flow, error);
+  }
+  if (flow.upstream_phase == UpstreamPhase::kAsked && flow.can_read) read_reply(flow);
+  if (flow.upstream_phase == UpstreamPhase::kRelaying) work(flow);
+}
+
+void Relay::on_withdrawn(stack::Connection& c) {
+  c.was_reset = true;
+  kill(flow_of(c));
+}
+
+void Relay::on_input(stack::Connection& c) {
+  // The upstream gets its data while it is still in the cache.
+  Flow& flow = flow_of(c);
+  if (flow.received_bytes >= 65536 && flow.can_write) pump_to_upstream(flow);
+}
+
+void Relay::on_work(tcp::Endpoint& endpoint) {
+  auto& flow = static_cast<Flow&>(endpoint);
+  if (flow.is_dirty || flow.phase == stack::Phase::kDead) return;
+  flow.is_dirty = true;
+  dirty_.push_back(&flow);
+}
+
+void Relay::work(Flow& flow) {
+  if (flow.phase != stack::Phase::kOpen) return;
+  if (flow.in_time_wait) stack_.enter_time_wait(flow);
+  settle_acks(flow);
+  pump_to_upstream(flow);
+  if (flow.phase == stack::Phase::kOpen) pump_to_app(flow);
+  if (flow.phase == stack::Phase::kOpen) finish_to_app(flow);
+  settle(flow);
+}
+
+// ---- end ----
+
+void Relay::abort_app(Flow& flow) {
+  flow.was_reset = true;
+  if (flow.pcb && !flow.in_time_wait) {
+    stats_.reset++;
+    driver_.abort(flow);
+  }
+  settle(flow);
+}
+
+// Is there anything left to do for this flow?
+void Relay::settle(Flow& flow) {
+  if (flow.phase != stack::Phase::kOpen) return;
+  bool app_is_gone = !flow.pcb || flow.in_time_wait;
+  bool upstream_is_done = flow.upstream_finished && flow.fin_to_upstream;
+  if (app_is_gone && flow.was_reset) {
+    driver_.drop_received(flow);
+    close_socket(flow);
+  } else if (upstream_is_done || (app_is_gone && !flow.received_head)) {
+    close_socket(flow);
+  }
+  if (!flow.pcb && flow.fd < 0) kill(flow);
+}
+
+void Relay::close_socket(Flow& flow) {
+  if (flow.fd < 0) return;
+  if (flow.was_reset) {  // a RST of the app's stays a RST
+    linger hard{1, 0};
+    setsockopt(flow.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+  }
+  ::close(flow.fd);
+  flow.fd = -1;
+  flow.can_read = flow.can_write = false;
+}
+
+void Relay::kill(Flow& flow) {
+  if (flow.phase == stack::Phase::kDead) return;
+  if (flow.phase == stack::Phase::kHeld) note_pending_over();
+  bool was_relaying = flow.upstream_phase == UpstreamPhase::kRelaying;
+  flow.phase = stack::Phase::kDead;
+  if (was_relaying)
+    events_.on_flow_event(EventKind::kClosed, flow, 0, flow.was_reset ? ECONNRESET : 0, {});
+  if (flow.is_counted_active) stats_.active--;
+  flow.is_counted_active = false;
+  stack_.remove(flow);
+  close_socket(flow);
+  driver_.drop_received(flow);
+  drop_send_queue(flow);
+  flow.reply.reset();
+  wheel_remove(flow);
+  bury(flow);
+}
+
+// Freed at the end of a round, when neither a queue nor a batch of epoll events names it any more.
+void Relay::bury(Flow& flow) {
+  if (flow.is_buried) return;
+  flow.is_buried = true;
+  dead_.push_back(&flow);
+}
+
+void Relay::on_time_wait_over(stack::Connection& c) {
+  Flow& flow = flow_of(c);
+  if (flow.phase == stack::Phase::kDead) {
+    if (!flow.timers_pending) bury(flow);
+    return;
+  }
+  settle(flow);
+}
+
+void Relay::run() {
+  // Work may make more work (a flow that used up its budget): one round each, then back to epoll.
+  todo_.swap(dirty_);
+  for (Flow* flow : todo_) {
+    flow->is_dirty = false;
+    work(*flow);
+  }
+  todo_.clear();
+  send_held_acks();
+  std::erase_if(dead_, [](Flow* flow) {
+    if (flow->is_dirty) return false;
+    flow->is_buried = false;
+    if (!flow->timers_pending) delete flow;  // else the time queue buries it again
+    return true;
+  });
+}
+
+void Relay::set_now(uint64_t now_ms) {
+  now_ms_ = now_ms;
+  stack_.set_now(now_ms);
+}
+
+void Relay::run_timers() {
+  stack_.run_timers();
+  run_wheel();
+}
+
+int Relay::timeout_ms() const {
+  if (!dirty_.empty() || !dead_.empty()) return 0;
+  int timeout = stack_.timeout_ms();
+  auto earlier = [&](uint64_t due_ms) {
+    int left = due_ms > now_ms_ ? static_cast<int>(due_ms - now_ms_) : 0;
+    if (timeout < 0 || left < timeout) timeout = left;
+  };
+  if (!held_acks_.empty()) earlier(held_acks_.front().due_ms);
+  if (stack_.size() > 0) earlier((now_ms_ / 1000 + 1) * 1000);
+  return timeout;
+}
+
+void Relay::reset_all() {
+  std::vector<Flow*> all;
+  stack_.for_each([&](stack::Connection& c) { all.push_back(&flow_of(c)); });
+  for (Flow* flow : all) {
+    if (flow->phase == stack::Phase::kHeld) {
+      stack_.refuse(*flow);
+      flow->was_reset = true;
+      kill(*flow);
+    } else {
+      abort_app(*flow);
+    }
+  }
+  set_now(now_ms_ + 5000);  // TIME_WAIT and held ACKs have nobody left to wait for
+  run_timers();
+  held_acks_.clear();
+  for (Flow* flow : dirty_) flow->is_dirty = false;
+  run();
+  for (Flow* flow : dead_) delete flow;
+  dead_.clear();
+}
+
+}  // namespace relay

@@ -1,0 +1,177 @@
+// Flows from SYN to close: dial, CONNECT, bytes both ways, half-close, reset, limits.
+//
+// Life of a flow
+// --------------
+//   held       SYN waits; upstream kConnecting, then kAsked     -> accepted, refused, or timed out
+//   relaying   both directions run on their own; backpressure is the receive window towards the app
+//              and not reading the upstream's socket the other way
+//   half-closed  a FIN is passed on once all data before it is; the other direction goes on
+//   over       both FINs passed, or a reset: a RST from either side becomes a RST to the other
+//
+// With early_accept the SYN is accepted before the dial, and a refusal is a RST afterwards.
+// A failing flow is reset and counted; it never ends the tunnel.
+#pragma once
+#include <array>
+#include <atomic>
+#include <deque>
+#include <string_view>
+#include <vector>
+
+#include "relay/dialer.h"
+#include "relay/flow.h"
+#include "tcp/lwip_memory.h"
+
+namespace relay {
+
+struct Options {
+  RequestTemplate request;
+  bool early_accept = false;
+  uint32_t connect_timeout_ms = 30000;
+  uint32_t idle_timeout_ms = 0;  // 0 = never
+  uint32_t keepalive_ms = 60000;  // 0 = none
+  uint64_t send_limit = 128ull << 20;  // bytes towards all apps
+  uint32_t max_flows = 100000;
+  uint32_t max_pending = 8192;
+};
+
+enum class EventKind : uint8_t {
+  kOpened = 1,
+  kClosed = 2,
+  kRefused = 3,  // the proxy answered, with another status than 2xx
+  kFailed = 4,   // no usable answer: errno says why
+  kFatal = 5,
+  kNotice = 6,
+};
+
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void on_flow_event(EventKind kind, const Flow& flow, int status, int error,
+                             std::string_view text) = 0;
+  virtual void on_notice(std::string_view text) = 0;
+};
+
+struct RelayStats {
+  uint64_t opened = 0;
+  uint64_t refused = 0;
+  uint64_t failed = 0;
+  uint64_t reset = 0;
+  uint64_t over_limit = 0;
+  uint64_t pending = 0;
+  uint64_t active = 0;
+  uint64_t to_upstream_bytes = 0;
+  uint64_t to_app_bytes = 0;
+};
+
+class Relay final : public stack::Owner {
+ public:
+  Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
+        const tcp::DriverOptions& driver_options, Options options);
+  ~Relay() override;
+
+  void set_upstreams(std::vector<UpstreamAddress> upstreams);
+
+  stack::Stack& stack() { return stack_; }
+  const RelayStats& stats() const { return stats_; }
+  uint64_t queued_bytes() const { return queued_bytes_; }
+
+  /// epoll says something about a flow's socket.
+  void on_socket(Flow& flow, uint32_t epoll_events);
+
+  void set_now(uint64_t now_ms);
+  /// Does all work that came up; frees what is over. Call after every batch of events.
+  void run();
+  /// Timers of every layer. Call right after set_now().
+  void run_timers();
+  /// ms until run_timers() or run() is due, -1 when nothing waits.
+  int timeout_ms() const;
+
+  /// Resets every flow, both sides.
+  void reset_all();
+
+  // stack::Owner
+  stack::Connection* new_connection(const wire::FlowKey& key) override;
+  void on_held(stack::Connection& connection) override;
+  void on_withdrawn(stack::Connection& connection) override;
+  void on_input(stack::Connection& connection) override;
+  void on_time_wait_over(stack::Connection& connection) override;
+  void on_work(tcp::Endpoint& endpoint) override;
+
+ private:
+  // relay.cc: life cycle
+  void dial(Flow& flow);
+  void dial_next_address(Flow& flow);
+  int start_dial(Flow& flow);
+  int send_request(Flow& flow);
+  void dial_failed(Flow& flow, int error);
+  void give_up_address(Flow& flow);
+  void read_reply(Flow& flow);
+  void succeed(Flow& flow, std::span<const uint8_t> early_data);
+  void refuse(Flow& flow, int status, std::string_view head);
+  void fail(Flow& flow, int error, std::string_view text);
+  void answer_failure(Flow& flow, int error);
+  void answer_health_check(Flow& flow);
+  void accept(Flow& flow);
+  void abort_app(Flow& flow);
+  void settle(Flow& flow);
+  void close_socket(Flow& flow);
+  void kill(Flow& flow);
+  void bury(Flow& flow);
+  void work(Flow& flow);
+  void note_pending_over();
+  void notice_limit(const char* what);
+
+  // pump.cc: bytes
+  void pump_to_upstream(Flow& flow);
+  void pump_to_app(Flow& flow);
+  bool queue_to_app(Flow& flow, SendBuffer*& buffer, uint32_t length);
+  uint32_t read_allowance(const Flow& flow) const;
+  void settle_acks(Flow& flow);
+  void drop_send_queue(Flow& flow);
+  void finish_to_app(Flow& flow);
+  void hold_ack(Flow& flow);
+  void send_held_acks();
+  void touch(Flow& flow) { flow.last_activity_s = static_cast<uint32_t>(now_ms_ / 1000); }
+
+  // timing_wheel.cc: slow time-outs
+  void wheel_insert(Flow& flow, uint64_t due_ms);
+  void wheel_remove(Flow& flow);
+  void run_wheel();
+  void check_flow(Flow& flow);
+  uint64_t next_check_ms(const Flow& flow) const;
+
+  Dialer& dialer_;
+  EventSink& events_;
+  int epoll_fd_;
+  Options options_;
+  stack::Stack stack_;
+  tcp::Driver& driver_;
+  RelayStats stats_;
+  std::vector<UpstreamAddress> upstreams_;
+  size_t preferred_upstream_ = 0;
+  uint64_t now_ms_ = 0;
+  uint64_t last_limit_notice_ms_ = 0;
+  uint64_t limit_notices_suppressed_ = 0;
+
+  std::vector<Flow*> dirty_;
+  std::vector<Flow*> todo_;
+  std::vector<Flow*> dead_;
+  struct HeldAck {
+    uint64_t due_ms;
+    Flow* flow;
+  };
+  std::deque<HeldAck> held_acks_;
+
+  static constexpr uint32_t kReadChunks = 4;
+  std::array<SendBuffer*, kReadChunks> scratch_{};
+  tcp::BufferPool<SendBuffer> send_buffers_;
+  uint64_t queued_bytes_ = 0;       // written and not acknowledged, all flows
+  uint64_t buffers_in_use_ = 0;     // SendBuffers that lwIP refers to
+  uint64_t sending_flows_ = 0;
+
+  static constexpr uint32_t kWheelSlots = 64;  // seconds
+  std::array<Flow*, kWheelSlots> wheel_{};
+  uint64_t wheel_now_s_ = 0;
+};
+
+}  // namespace relay

@@ -1,0 +1,664 @@
+// The only face of lwIP: everything above sees endpoints, bytes and flags.
+#include "tcp/lwip_driver.h"
+
+#include <arpa/inet.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+
+#include "base/siphash.h"
+#include "tcp/lwip_memory.h"
+#include "wire/checksum.h"
+
+extern "C" {
+#include "lwip/init.h"
+#include "lwip/ip.h"
+#include "lwip/netif.h"
+#include "lwip/pbuf.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/prot/tcp.h"
+#include "lwip/tcp.h"
+}
+
+// Private fields of tcp_priv.h are used below, so the version is pinned.
+static_assert(LWIP_VERSION_MAJOR == 2 && LWIP_VERSION_MINOR == 1 && LWIP_VERSION_REVISION == 3);
+
+namespace tcp {
+namespace {
+
+constexpr uint32_t kVnetBytes = sizeof(tun::VnetHeader);
+constexpr uint32_t kCopyBelow = 4096;          // smaller segments go into a buffer of their own size
+constexpr uint32_t kCopyBelowQueued = 32768;   // the same while the upstream is not keeping up
+constexpr uint32_t kLargestWrite = 65535;      // tcp_write takes u16
+constexpr int kMaxParts = 64;                  // pbufs of one packet
+constexpr uint32_t kFirstRtoTicks = 4;         // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
+constexpr uint32_t kSmallestWindow = 4096;
+
+// A packet as read from the device. Larger segments travel in it to the upstream, uncopied.
+struct ReadBuffer {
+  pbuf_custom custom;
+  ReadBuffer* next;
+  uint8_t data[kVnetBytes + tun::kMaxPacketBytes + 64];
+};
+
+// A small segment in memory of its own size.
+struct SmallBuffer {
+  pbuf_custom custom;
+  uint32_t bytes;
+};
+
+// lwIP's state is global; so is what its C callbacks need.
+struct Globals {
+  Driver* driver = nullptr;
+  Endpoint* current = nullptr;  // between enter and leave
+  tun::PacketIo* io = nullptr;
+  DriverStats* stats = nullptr;
+  netif interface{};
+  tcp_pcb_listen* listener = nullptr;
+  SizeClasses memory;
+  BufferPool<ReadBuffer> read_buffers;
+  ReadBuffer* spare = nullptr;  // the one the next packet is read into
+  pbuf_custom borrowed;         // for segments that lwIP never keeps
+  uint64_t receive_bytes = 0;   // of memory held by received data
+  uint64_t now_ms = 0;
+  base::SipKey isn_secret;
+  uint32_t first_window = 65535;
+  uint32_t mtu = 1500;
+  uint8_t timer_calls = 0;  // mirrors lwIP's static tcp_timer_ctr
+};
+Globals g;
+
+void free_read_buffer(pbuf* p) {
+  g.receive_bytes -= sizeof(ReadBuffer);
+  g.read_buffers.give(reinterpret_cast<ReadBuffer*>(p));
+}
+void free_small_buffer(pbuf* p) {
+  auto* small = reinterpret_cast<SmallBuffer*>(p);
+  g.receive_bytes -= small->bytes;
+  g.memory.give(small);
+}
+void free_nothing(pbuf*) {}
+
+pbuf* wrap(pbuf_custom* custom, uint8_t* data, uint32_t length, pbuf_free_custom_fn free_fn) {
+  custom->custom_free_function = free_fn;
+  auto n = static_cast<u16_t>(length);
+  return pbuf_alloced_custom(PBUF_RAW, n, PBUF_REF, custom, data, n);
+}
+
+// ---- lwIP -> device ----
+
+// Sum of the pseudo header as the kernel wants it in a packet whose checksum it completes.
+void put_pseudo_checksum(uint8_t* ip, bool v6, uint8_t* tcp_header, uint32_t tcp_bytes) {
+  uint64_t sum = v6 ? wire::checksum_pseudo(ip + 8, 32, IPPROTO_TCP, tcp_bytes)
+                    : wire::checksum_pseudo(ip + 12, 8, IPPROTO_TCP, tcp_bytes);
+  uint16_t folded = wire::checksum_fold(sum);
+  memcpy(tcp_header + 16, &folded, 2);
+}
+
+// One packet of lwIP's to the device. The virtio-net header goes into the pbuf's headroom.
+err_t send_packet(pbuf* p) {
+  auto* ip = static_cast<uint8_t*>(p->payload);
+  bool v6 = (ip[0] >> 4) == 6;
+  uint32_t ip_bytes = v6 ? 40 : 20;
+  uint8_t* header = ip + ip_bytes;
+  uint32_t header_bytes = static_cast<uint32_t>(header[12] >> 4) * 4;
+  uint32_t tcp_bytes = p->tot_len - ip_bytes;
+  put_pseudo_checksum(ip, v6, header, tcp_bytes);
+
+  tun::VnetHeader vnet{};
+  vnet.flags = tun::kVnetNeedsChecksum;
+  vnet.checksum_start = static_cast<uint16_t>(ip_bytes);
+  vnet.checksum_offset = 16;
+  vnet.header_bytes = static_cast<uint16_t>(ip_bytes + header_bytes);
+  if (g.current && tcp_bytes - header_bytes > g.current->peer_mss) {
+    vnet.gso_type = v6 ? tun::kVnetGsoTcp6 : tun::kVnetGsoTcp4;
+    vnet.gso_bytes = g.current->peer_mss;
+    g.stats->gso_packets++;
+  }
+  memcpy(ip - kVnetBytes, &vnet, kVnetBytes);
+
+  iovec parts[kMaxParts];
+  int count = 0;
+  parts[count++] = {ip - kVnetBytes, p->len + kVnetBytes};
+  for (pbuf* q = p->next; q; q = q->next) {
+    if (count == kMaxParts) return ERR_BUF;
+    parts[count++] = {q->payload, q->len};
+  }
+  g.stats->packets_to_app++;
+  if (g.io->write(parts, count) < 0) {
+    g.stats->write_errors++;
+    return ERR_IF;  // lwIP keeps the segment and tries again
+  }
+  return ERR_OK;
+}
+
+err_t output4(netif*, pbuf* p, const ip4_addr_t*) { return send_packet(p); }
+err_t output6(netif*, pbuf* p, const ip6_addr_t*) { return send_packet(p); }
+
+err_t init_interface(netif* n) {
+  n->name[0] = 'p';
+  n->name[1] = 'v';
+  n->mtu = 65535;  // the kernel segments to the real MTU
+  n->output = output4;
+  n->output_ip6 = output6;
+  n->flags = NETIF_FLAG_UP | NETIF_FLAG_LINK_UP;
+  return ERR_OK;
+}
+
+// ---- filling ip_data, as ip4_input and ip6_input do ----
+
+void set_address(ip_addr_t& out, const uint32_t* words, bool v6) {
+  if (v6) {
+    memcpy(ip_2_ip6(&out)->addr, words, 16);
+    IP_SET_TYPE_VAL(out, IPADDR_TYPE_V6);
+  } else {
+    ip_2_ip4(&out)->addr = words[0];
+    IP_SET_TYPE_VAL(out, IPADDR_TYPE_V4);
+  }
+}
+
+void feed(pbuf* segment, const wire::FlowKey& key) {
+  ip_data.current_netif = ip_data.current_input_netif = &g.interface;
+  set_address(ip_data.current_iphdr_src, key.app, key.is_v6());
+  set_address(ip_data.current_iphdr_dest, key.destination, key.is_v6());
+  tcp_input(segment, &g.interface);
+}
+
+bool needs_timer(const tcp_pcb* p) {
+  return p->unsent || p->unacked || p->ooseq || p->refused_data ||
+         (p->flags & (TF_ACK_DELAY | TF_CLOSEPEND)) || p->state == SYN_RCVD ||
+         p->state == LAST_ACK || p->state == CLOSING || p->state == FIN_WAIT_1;
+}
+
+}  // namespace
+
+// ---- callbacks: they take note, nothing more ----
+
+struct DriverCallbacks {
+  static err_t accepted(void*, tcp_pcb*, err_t) { return ERR_OK; }
+
+  static err_t received(void* arg, tcp_pcb*, pbuf* p, err_t) {
+    auto& e = *static_cast<Endpoint*>(arg);
+    g.driver->sink_.on_work(e);
+    if (!p) {
+      e.app_finished = true;
+      return ERR_OK;
+    }
+    // Each pbuf goes alone into the FIFO: next is the FIFO's link from here on.
+    for (pbuf *q = p, *next; q; q = next) {
+      next = q->next;
+      q->next = nullptr;
+      q->tot_len = q->len;
+      if (q->len == 0) {
+        pbuf_free(q);
+        continue;
+      }
+      (e.received_tail ? e.received_tail->next : e.received_head) = q;
+      e.received_tail = q;
+      e.received_bytes += q->len;
+    }
+    return ERR_OK;
+  }
+
+  static err_t sent(void* arg, tcp_pcb*, u16_t bytes) {
+    auto& e = *static_cast<Endpoint*>(arg);
+    e.acked_bytes += bytes;
+    g.driver->sink_.on_work(e);
+    return ERR_OK;
+  }
+
+  // lwIP has freed the pcb, or is about to.
+  static void gone(void* arg, err_t why) {
+    auto& e = *static_cast<Endpoint*>(arg);
+    e.pcb = nullptr;
+    if (why != ERR_CLSD) e.was_reset = true;
+    g.driver->sink_.on_work(e);
+  }
+};
+
+Driver::Driver(tun::PacketIo& io, EndpointSink& sink, const DriverOptions& options)
+    : io_(io), sink_(sink), options_(options) {
+  bool again = g.listener != nullptr;
+  g.driver = this;
+  g.io = &io_;
+  g.stats = &stats_;
+  g.mtu = options.mtu;
+  g.isn_secret = base::random_key();
+  g.spare = g.read_buffers.take();
+  if (again) return;  // lwIP keeps its interface and listener for the life of the process
+  lwip_init();
+  ip4_addr_t address, mask, gateway;
+  IP4_ADDR(&address, 192, 0, 2, 1);  // never on the wire: every pcb has its own local address
+  IP4_ADDR(&mask, 255, 255, 255, 255);
+  IP4_ADDR(&gateway, 0, 0, 0, 0);
+  netif_add(&g.interface, &address, &mask, &gateway, nullptr, init_interface,
+            [](pbuf*, netif*) -> err_t { return ERR_OK; });
+  netif_set_default(&g.interface);
+  netif_set_up(&g.interface);
+  tcp_pcb* any = tcp_new_ip_type(IPADDR_TYPE_ANY);
+  tcp_bind_netif(any, &g.interface);
+  g.listener = reinterpret_cast<tcp_pcb_listen*>(tcp_listen(any));
+  tcp_accept(reinterpret_cast<tcp_pcb*>(g.listener), DriverCallbacks::accepted);
+  tcp_listen_pcbs.listen_pcbs = nullptr;
+}
+
+Driver::~Driver() {
+  if (g.spare) g.read_buffers.give(g.spare);
+  g.spare = nullptr;
+  g.driver = nullptr;
+  g.io = nullptr;
+}
+
+void Driver::set_now(uint64_t now_ms) { g.now_ms = now_ms; }
+uint32_t Driver::tick_ms() { return TCP_TMR_INTERVAL; }
+uint64_t Driver::receive_buffer_bytes() const { return g.receive_bytes; }
+
+std::span<uint8_t> Driver::read_buffer() {
+  return {g.spare->data, kVnetBytes + tun::kMaxPacketBytes};
+}
+
+// ---- the one-element lists ----
+
+void Driver::enter(Endpoint& e) {
+  g.current = &e;
+  (e.in_time_wait ? tcp_tw_pcbs : tcp_active_pcbs) = e.pcb;
+}
+
+void Driver::leave(Endpoint& e) {
+  tcp_pcb* active = tcp_active_pcbs;
+  tcp_pcb* time_wait = tcp_tw_pcbs;
+  tcp_active_pcbs = tcp_tw_pcbs = nullptr;
+  g.current = nullptr;
+  if (active) {
+    e.pcb = active;
+  } else if (time_wait) {
+    e.pcb = time_wait;
+    if (!e.in_time_wait) {
+      e.in_time_wait = true;
+      sink_.on_work(e);
+    }
+  } else {
+    e.pcb = nullptr;
+  }
+  if (!e.pcb) release_promise(e);
+  rearm(e);
+}
+
+void Driver::rearm(Endpoint& e) {
+  bool need = e.pcb && !e.in_time_wait && needs_timer(e.pcb);
+  if (!need) {
+    disarm(e);
+  } else if (e.armed_at < 0) {
+    e.armed_at = static_cast<int32_t>(armed_.size());
+    armed_.push_back(&e);
+  }
+}
+
+void Driver::disarm(Endpoint& e) {
+  if (e.armed_at < 0) return;
+  Endpoint* last = armed_.back();
+  armed_[static_cast<size_t>(e.armed_at)] = last;
+  last->armed_at = e.armed_at;
+  armed_.pop_back();
+  e.armed_at = -1;
+}
+
+void Driver::release_promise(Endpoint& e) {
+  promised_ -= e.window_target;
+  e.window_target = 0;
+}
+
+// ---- from the app ----
+
+void Driver::input(Endpoint& e, wire::SegmentView& s) {
+  // A retransmitted SYN is parsed again, so its MSS is raised again.
+  if (s.flags & wire::kSyn) wire::set_mss_option(s, TCP_MSS);
+  pbuf* p;
+  bool keeps_nothing = s.payload_bytes == 0 && !(s.flags & (wire::kSyn | wire::kFin));
+  bool copies = s.length <= kCopyBelow || (e.received_head && s.length < kCopyBelowQueued);
+  if (keeps_nothing) {
+    p = wrap(&g.borrowed, s.tcp, s.length, free_nothing);
+  } else if (copies) {
+    auto bytes = static_cast<uint32_t>(sizeof(SmallBuffer) + s.length);
+    auto* small = static_cast<SmallBuffer*>(g.memory.take(bytes));
+    if (!small) return;  // as if lost on the way
+    small->bytes = bytes;
+    g.receive_bytes += bytes;
+    auto* data = reinterpret_cast<uint8_t*>(small + 1);
+    memcpy(data, s.tcp, s.length);
+    p = wrap(&small->custom, data, s.length, free_small_buffer);
+  } else {
+    ReadBuffer* next = g.read_buffers.take();
+    if (!next) return;
+    g.receive_bytes += sizeof(ReadBuffer);
+    p = wrap(&g.spare->custom, s.tcp, s.length, free_read_buffer);
+    g.spare = next;
+  }
+  enter(e);
+  feed(p, s.key);
+  leave(e);
+  after_input(e);
+}
+
+void Driver::after_input(Endpoint& e) {
+  tcp_pcb* p = e.pcb;
+  if (!p || e.in_time_wait) return;
+  if (!e.is_established && p->state >= ESTABLISHED) {
+    // lwIP sets its own initial window after the accept callback; slow start makes no sense on a
+    // queue that we size ourselves.
+    e.is_established = true;
+    p->cwnd = p->ssthresh = options_.congestion_window;
+  } else if (p->cwnd > options_.congestion_window) {
+    p->cwnd = options_.congestion_window;
+  }
+  // The head segment is larger than what the app's window leaves open and nothing is in flight:
+  // lwIP would wait for its persist timer (300 ms); send what fits now.
+  bool stalled = p->unsent && !p->unacked && p->unsent->len > p->snd_wnd && p->snd_wnd >= 2048 &&
+                 p->snd_wnd < 65536;
+  if (!stalled) return;
+  enter(e);
+  if (tcp_split_unsent_seg(p, static_cast<u16_t>(p->snd_wnd)) == ERR_OK) {
+    stats_.stall_splits++;
+    tcp_output(p);
+  }
+  leave(e);
+}
+
+bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> syn) {
+  wire::SegmentView view;
+  view.tcp = syn.data();
+  view.length = view.header_bytes = static_cast<uint32_t>(syn.size());
+  uint32_t largest = options_.mtu - (key.is_v6() ? 60 : 40);
+  if (uint16_t mss = wire::mss_option(view)) e.peer_mss = mss;
+  if (e.peer_mss > largest) e.peer_mss = static_cast<uint16_t>(largest);
+  if (e.peer_mss < 64) e.peer_mss = 64;  // a lie; smaller segments would be nothing but headers
+  wire::set_mss_option(view, TCP_MSS);
+
+  // Near the limit new connections start with less: the sum of all windows is what bounds memory.
+  uint64_t left = options_.receive_limit > promised_ ? options_.receive_limit - promised_ : 0;
+  uint64_t first = std::min<uint64_t>({options_.first_window, 65535, left / 16});
+  e.window_target = std::max(kSmallestWindow, static_cast<uint32_t>(first));
+  promised_ += e.window_target;
+  g.first_window = e.window_target;
+
+  auto bytes = static_cast<uint32_t>(sizeof(SmallBuffer) + syn.size());
+  auto* small = static_cast<SmallBuffer*>(g.memory.take(bytes));
+  if (!small) {
+    release_promise(e);
+    return false;
+  }
+  small->bytes = bytes;
+  g.receive_bytes += bytes;
+  auto* data = reinterpret_cast<uint8_t*>(small + 1);
+  memcpy(data, syn.data(), syn.size());
+  pbuf* p = wrap(&small->custom, data, view.length, free_small_buffer);
+
+  tcp_listen_pcbs.listen_pcbs = g.listener;
+  g.listener->local_port = ntohs(key.destination_port);
+  g.listener->callback_arg = &e;
+  g.listener->next = nullptr;
+  g.current = &e;
+  feed(p, key);
+  tcp_listen_pcbs.listen_pcbs = nullptr;
+  leave(e);
+  if (!e.pcb) return false;
+  tcp_recv(e.pcb, DriverCallbacks::received);
+  tcp_sent(e.pcb, DriverCallbacks::sent);
+  tcp_err(e.pcb, DriverCallbacks::gone);
+  tcp_nagle_disable(e.pcb);
+  e.pcb->rto = e.pcb->sv = kFirstRtoTicks;
+  return true;
+}
+
+void Driver::reset_unknown(wire::SegmentView& s) {
+  if (s.flags & wire::kRst) return;
+  stats_.resets_sent++;
+  g.current = nullptr;
+  feed(wrap(&g.borrowed, s.tcp, s.length, free_nothing), s.key);  // empty lists: lwIP answers
+}
+
+void Driver::reset_syn(const wire::FlowKey& key, uint32_t seq) {
+  ip_addr_t local, remote;
+  set_address(local, key.destination, key.is_v6());
+  set_address(remote, key.app, key.is_v6());
+  stats_.resets_sent++;
+  g.current = nullptr;
+  tcp_rst(nullptr, 0, seq + 1, &local, &remote, ntohs(key.destination_port), ntohs(key.app_port));
+}
+
+// The window grows to what the connection really moves, while the sum of all windows permits, and
+// shrinks again under pressure by not being given back.
+void Driver::grow_window(Endpoint& e, uint32_t moved) {
+  uint32_t ceiling = (e.pcb->flags & TF_WND_SCALE) ? options_.largest_window : 65535;
+  e.window_moved += moved;
+  if (promised_ > options_.receive_limit) {
+    uint32_t smaller = std::max(e.window_target / 2, kSmallestWindow);
+    promised_ -= e.window_target - smaller;
+    e.window_target = smaller;
+    e.window_moved = 0;
+  } else if (e.window_moved >= e.window_target && e.window_target < ceiling) {
+    uint64_t left = options_.receive_limit - promised_;
+    uint64_t step = std::min<uint64_t>({e.window_target, ceiling - e.window_target, left / 8});
+    promised_ += step;
+    e.window_target += static_cast<uint32_t>(step);
+    e.window_moved = 0;
+  }
+}
+
+void Driver::consumed(Endpoint& e, uint32_t length) {
+  e.received_bytes -= length;
+  for (uint32_t left = length; left > 0;) {
+    pbuf* p = e.received_head;
+    if (left < p->len) {
+      p->payload = static_cast<uint8_t*>(p->payload) + left;
+      p->len = static_cast<u16_t>(p->len - left);
+      p->tot_len = p->len;
+      break;
+    }
+    left -= p->len;
+    e.received_head = p->next;
+    p->next = nullptr;
+    pbuf_free(p);
+  }
+  if (!e.received_head) e.received_tail = nullptr;
+  tcp_pcb* p = e.pcb;
+  if (!p || e.in_time_wait) return;
+  grow_window(e, length);
+  // What may still arrive plus what waits here never exceeds the target.
+  uint32_t held = p->rcv_wnd + e.received_bytes;
+  if (held >= e.window_target) return;
+  p->rcv_wnd += e.window_target - held;
+  // Like tcp_recved(), but with a step that suits small windows too: lwIP's is the (raised) MSS.
+  uint32_t opened = p->rcv_nxt + p->rcv_wnd - p->rcv_ann_right_edge;
+  if (static_cast<int32_t>(opened) < 0) return;
+  if (opened >= std::min<uint32_t>(e.window_target / 2, TCP_MSS)) {
+    bool was_narrow = p->rcv_ann_wnd < e.window_target / 2;
+    p->rcv_ann_wnd = p->rcv_wnd;
+    if (was_narrow) tcp_set_flags(p, TF_ACK_DELAY);
+  }
+}
+
+void Driver::drop_received(Endpoint& e) {
+  while (pbuf* p = e.received_head) {
+    e.received_head = p->next;
+    p->next = nullptr;
+    pbuf_free(p);
+  }
+  e.received_tail = nullptr;
+  e.received_bytes = 0;
+}
+
+bool Driver::wants_ack(const Endpoint& e) const {
+  return e.pcb && !e.in_time_wait && (e.pcb->flags & (TF_ACK_DELAY | TF_ACK_NOW));
+}
+
+void Driver::ack_now(Endpoint& e) {
+  enter(e);
+  tcp_ack_now(e.pcb);
+  tcp_output(e.pcb);
+  tcp_clear_flags(e.pcb, TF_ACK_DELAY);
+  leave(e);
+}
+
+// ---- towards the app ----
+
+uint32_t Driver::unsent_bytes(const Endpoint& e) const { return e.pcb->snd_lbb - e.pcb->snd_nxt; }
+
+uint32_t Driver::send_room(const Endpoint& e, uint32_t cap) const {
+  const tcp_pcb* p = e.pcb;
+  if (!p || e.in_time_wait || p->snd_queuelen > TCP_SND_QUEUELEN - 64) return 0;
+  uint32_t queued = p->snd_lbb - p->lastack;
+  if (queued >= cap) return 0;
+  return std::min<uint32_t>(cap - queued, p->snd_buf);
+}
+
+uint32_t Driver::preferred_write(const Endpoint& e) const {
+  // lwIP cuts segments at min(mss, half the largest window seen).
+  uint32_t segment = std::min<uint32_t>(e.pcb->mss, std::max<uint32_t>(e.pcb->snd_wnd_max / 2, 536));
+  return segment >= 32768 ? segment : kLargestWrite / segment * segment;
+}
+
+bool Driver::write(Endpoint& e, const uint8_t* data, uint32_t length, bool copy) {
+  return tcp_write(e.pcb, data, static_cast<u16_t>(length), copy ? TCP_WRITE_FLAG_COPY : 0) ==
+         ERR_OK;
+}
+
+void Driver::flush(Endpoint& e) {
+  if (!e.pcb || e.in_time_wait) return;
+  enter(e);
+  tcp_output(e.pcb);
+  leave(e);
+}
+
+bool Driver::finish(Endpoint& e) {
+  tcp_pcb* p = e.pcb;
+  if (!p || e.in_time_wait) return true;
+  // tcp_split_unsent_seg() of 2.1.3 and master ORs flags, so a FIN that rides on a segment it splits
+  // stays on the first half too, and the app sees the end too early. So no FIN while anything that
+  // could be split waits.
+  bool all_fits = p->snd_lbb - p->lastack <= std::min<uint32_t>(p->snd_wnd, p->cwnd);
+  if (p->unsent && !all_fits) return false;
+  enter(e);
+  tcp_shutdown(p, 0, 1);
+  leave(e);
+  return true;
+}
+
+void Driver::abort(Endpoint& e) {
+  if (!e.pcb) return;
+  if (e.in_time_wait) {
+    forget(e);
+    return;
+  }
+  e.was_reset = true;
+  stats_.resets_sent++;
+  enter(e);
+  tcp_abort(e.pcb);
+  leave(e);
+}
+
+void Driver::forget(Endpoint& e) {
+  if (!e.pcb) return;
+  tcp_err(e.pcb, nullptr);
+  enter(e);
+  tcp_abort(e.pcb);  // sends nothing in TIME_WAIT
+  leave(e);
+  e.in_time_wait = false;
+}
+
+uint32_t Driver::probe(Endpoint& e) {
+  if (!e.pcb || e.in_time_wait) return 0;
+  uint32_t unanswered = e.pcb->keep_cnt_sent;
+  enter(e);
+  tcp_keepalive(e.pcb);
+  e.pcb->keep_cnt_sent++;
+  leave(e);
+  return unanswered;
+}
+
+// ---- time ----
+
+// lwIP gives these up without a word in its slow timer; the app deserves a RST.
+void Driver::check_given_up() {
+  constexpr uint32_t kLastAckTicks = 2 * TCP_MSL / TCP_SLOW_INTERVAL;
+  for (Endpoint* e : snapshot_) {
+    tcp_pcb* p = e->pcb;
+    if (!p || e->armed_at < 0) continue;
+    bool last_ack_lost = p->state == LAST_ACK && tcp_ticks - p->tmr >= kLastAckTicks;
+    if (p->nrtx < TCP_MAXRTX && p->persist_probe < TCP_MAXRTX && !last_ack_lost) continue;
+    stats_.given_up++;
+    abort(*e);
+  }
+}
+
+void Driver::tick(uint32_t elapsed_ticks) {
+  snapshot_.assign(armed_.begin(), armed_.end());
+  check_given_up();
+  slow_phase_ = !slow_phase_;
+  uint32_t slow_steps = (elapsed_ticks + (slow_phase_ ? 0 : 1)) / 2;
+  uint32_t base = tcp_ticks;
+  // One pcb at a time, so that every packet it sends is known to be its own; tcp_ticks is put back
+  // in between, since every call advances it. last_timer must differ from lwIP's call counter.
+  for (Endpoint* e : snapshot_) {
+    if (e->armed_at < 0) continue;
+    enter(*e);
+    e->pcb->last_timer = g.timer_calls++;
+    tcp_fasttmr();
+    if (slow_steps > 0 && tcp_active_pcbs) {
+      tcp_ticks = base;
+      tcp_active_pcbs->last_timer = g.timer_calls++;
+      tcp_slowtmr();
+    }
+    leave(*e);
+  }
+  tcp_ticks = base + slow_steps;
+}
+
+}  // namespace tcp
+
+// ---- what lwIP calls ----
+
+extern "C" {
+
+void* proxyvpn_lwip_malloc(size_t bytes) { return tcp::g.memory.take(bytes); }
+void proxyvpn_lwip_free(void* p) { tcp::g.memory.give(p); }
+void* proxyvpn_lwip_calloc(size_t count, size_t bytes) {
+  void* p = tcp::g.memory.take(count * bytes);
+  if (p) memset(p, 0, count * bytes);
+  return p;
+}
+
+uint32_t sys_now(void) { return static_cast<uint32_t>(tcp::g.now_ms); }
+
+uint32_t proxyvpn_lwip_random(void) {
+  uint32_t value;
+  base::random_bytes(&value, sizeof value);
+  return value;
+}
+
+// RFC 6528 section 3: M + F(tuple, secret), M a 4 us clock. lwIP asks for it just after it has
+// allocated the pcb and before it writes the SYN-ACK: the moment to choose the first window.
+uint32_t proxyvpn_lwip_isn(const void* local_ip, uint16_t local_port, const void* remote_ip,
+                           uint16_t remote_port) {
+  static_assert(offsetof(tcp_pcb, local_ip) == 0);
+  auto* pcb = static_cast<tcp_pcb*>(const_cast<void*>(local_ip));
+  pcb->rcv_wnd = pcb->rcv_ann_wnd = tcp::g.first_window;
+  uint64_t words[5] = {};
+  memcpy(words, local_ip, 16);
+  memcpy(words + 2, remote_ip, 16);
+  words[4] = static_cast<uint64_t>(local_port) << 16 | remote_port;
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  uint64_t clock = static_cast<uint64_t>(now.tv_sec) * 250000 + static_cast<uint64_t>(now.tv_nsec) / 4000;
+  return static_cast<uint32_t>(clock + base::siphash(tcp::g.isn_secret, words, 5));
+}
+
+void proxyvpn_lwip_assert(const char* message, const char* file, int line) {
+  fprintf(stderr, "lwip: %s (%s:%d)\n", message, file, line);
+  abort();
+}
+
+}  // extern "C"

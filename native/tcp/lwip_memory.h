@@ -1,0 +1,74 @@
+// Memory for lwIP and for packets: size-class free lists on one thread, no malloc per segment.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+namespace tcp {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+#else
+constexpr bool kSanitized = false;
+#endif
+
+/// Bytes in 64-byte classes up to 4096, larger ones by malloc. Under ASan always malloc, so that
+/// every use after free is seen.
+class SizeClasses {
+ public:
+  void* take(size_t bytes);
+  void give(void* p);
+
+ private:
+  struct Header {
+    uint32_t size_class;
+    uint32_t unused;
+  };
+  static constexpr size_t kStep = 64, kClasses = 64, kSlabBytes = 256 * 1024;
+  void* free_[kClasses + 1] = {};
+  char* slab_ = nullptr;
+  size_t slab_left_ = 0;
+};
+
+/// LIFO, so that the buffer that is still in the cache comes back first.
+template <class T>
+class BufferPool {
+ public:
+  T* take() {
+    if (head_) {
+      T* p = head_;
+      head_ = p->next;
+      idle_--;
+      return p;
+    }
+    return static_cast<T*>(malloc(sizeof(T)));
+  }
+  void give(T* p) {
+    if (idle_ >= kKeep) {
+      free(p);
+      return;
+    }
+    p->next = head_;
+    head_ = p;
+    idle_++;
+  }
+  ~BufferPool() {
+    while (T* p = head_) {
+      head_ = p->next;
+      free(p);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kKeep = kSanitized ? 0 : 64;  // 4 MiB of 64 KiB buffers
+  T* head_ = nullptr;
+  uint32_t idle_ = 0;
+};
+
+}  // namespace tcp
