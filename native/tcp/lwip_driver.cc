@@ -5,10 +5,10 @@
 #include <time.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdio>
 #include <cstring>
 
+#include "base/bytes.h"
 #include "base/siphash.h"
 #include "tcp/lwip_memory.h"
 #include "wire/checksum.h"
@@ -65,7 +65,6 @@ struct Globals {
   uint64_t receive_bytes = 0;   // of memory held by received data
   uint64_t now_ms = 0;
   base::SipKey isn_secret;
-  uint32_t first_window = 65535;
   uint32_t mtu = 1500;
   uint8_t timer_calls = 0;  // mirrors lwIP's static tcp_timer_ctr
 };
@@ -106,6 +105,9 @@ err_t send_packet(pbuf* p) {
   uint8_t* header = ip + ip_bytes;
   uint32_t header_bytes = static_cast<uint32_t>(header[12] >> 4) * 4;
   uint32_t tcp_bytes = p->tot_len - ip_bytes;
+  // With window scaling lwIP announces its ceiling in the SYN-ACK, whatever rcv_wnd will be.
+  if ((header[13] & wire::kSyn) && g.current)
+    base::store_be16(header + 14, static_cast<uint16_t>(std::min(g.current->window_target, 65535u)));
   put_pseudo_checksum(ip, v6, header, tcp_bytes);
 
   tun::VnetHeader vnet{};
@@ -382,7 +384,6 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   uint64_t first = std::min<uint64_t>({options_.first_window, 65535, left / 16});
   e.window_target = std::max(kSmallestWindow, static_cast<uint32_t>(first));
   promised_ += e.window_target;
-  g.first_window = e.window_target;
 
   auto bytes = static_cast<uint32_t>(sizeof(SmallBuffer) + syn.size());
   auto* small = static_cast<SmallBuffer*>(g.memory.take(bytes));
@@ -410,6 +411,8 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   tcp_err(e.pcb, DriverCallbacks::gone);
   tcp_nagle_disable(e.pcb);
   e.pcb->rto = e.pcb->sv = kFirstRtoTicks;
+  e.pcb->rcv_wnd = e.pcb->rcv_ann_wnd = e.window_target;
+  e.pcb->rcv_ann_right_edge = e.pcb->rcv_nxt + e.window_target;
   return true;
 }
 
@@ -639,13 +642,9 @@ uint32_t proxyvpn_lwip_random(void) {
   return value;
 }
 
-// RFC 6528 section 3: M + F(tuple, secret), M a 4 us clock. lwIP asks for it just after it has
-// allocated the pcb and before it writes the SYN-ACK: the moment to choose the first window.
+// RFC 6528 section 3: M + F(tuple, secret), M a 4 us clock.
 uint32_t proxyvpn_lwip_isn(const void* local_ip, uint16_t local_port, const void* remote_ip,
                            uint16_t remote_port) {
-  static_assert(offsetof(tcp_pcb, local_ip) == 0);
-  auto* pcb = static_cast<tcp_pcb*>(const_cast<void*>(local_ip));
-  pcb->rcv_wnd = pcb->rcv_ann_wnd = tcp::g.first_window;
   uint64_t words[5] = {};
   memcpy(words, local_ip, 16);
   memcpy(words + 2, remote_ip, 16);

@@ -18,7 +18,6 @@ extern "C" {
 void *proxyvpn_lwip_malloc(size_t bytes);
 void *proxyvpn_lwip_calloc(size_t count, size_t bytes);
 void proxyvpn_lwip_free(void *p);
-/* Also the moment at which a new pcb gets its first window: see lwip_driver.cc. */
 uint32_t proxyvpn_lwip_isn(const void *local_ip, uint16_t local_port, const void *remote_ip,
                            uint16_t remote_port);
 #ifdef __cplusplus

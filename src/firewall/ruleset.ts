@@ -1,0 +1,206 @@
+/**
+ * Turns a policy into an nftables table: sets, chains and rules (pure).
+ *
+ * Who decides what:
+ *
+ *   prerouting, route_output   give the mark to TCP that must be routed as without the tunnel: whatever came in from
+ *                              outside, the replies to it, and connections older than the tunnel. The routing rule
+ *                              `not fwmark M ipproto tcp lookup TABLE` sends all other TCP into the tunnel.
+ *   input                      CVE-2019-14899.
+ *   output, forward,           the killswitch, see killswitch.ts.
+ *   postrouting
+ *   raw_prerouting, raw_output keep the tunnel's own packets out of connection tracking, where that harms nobody.
+ */
+import { EXIT, ProxyVpnError } from '../errors.ts';
+import { addressBytes, type Family, familyOf, type Prefix, parsePrefix, prefixText } from '../ip.ts';
+import { killswitchChains, markInbound } from './killswitch.ts';
+import type { Connection, FirewallPolicy } from './policy.ts';
+import { both, type Chain, FAMILIES, hex, type NamedSet, OPENED, PRIORITY, type Rule, type Ruleset } from './rule.ts';
+
+export interface RulesetOptions {
+  /** Keep the tunnel's own packets out of connection tracking: only where no other firewall wants their state. */
+  readonly isUntracked: boolean;
+}
+
+/**
+ * The whole table.
+ * @throws ProxyVpnError E_FIREWALL_POLICY when a name could not stand in a ruleset, E_PREFIX
+ */
+export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Ruleset {
+  checkNames(policy);
+  const chains = [
+    ...(options.isUntracked ? rawChains(policy) : []),
+    prerouting(policy),
+    routeOutput(policy),
+    input(policy),
+    ...(policy.killswitch ? killswitchChains(policy) : []),
+  ];
+  const text = chains.flatMap((chain) => chain.rules.map((rule) => rule.text)).join('\n');
+  const isUsed = (set: NamedSet): boolean => new RegExp(`@${set.name}\\b`).test(text);
+  return { table: policy.table, sets: setsOf(policy).filter(isUsed), chains };
+}
+
+/** Names end up in commands. @throws ProxyVpnError E_FIREWALL_POLICY */
+export function checkNames(policy: FirewallPolicy): void {
+  const refuse = (what: string): never => {
+    throw new ProxyVpnError('E_FIREWALL_POLICY', what, { exitCode: EXIT.usage });
+  };
+  if (!/^[a-zA-Z][a-zA-Z0-9_-]{0,63}$/.test(policy.table)) refuse(`not a table name: ${policy.table}`);
+  // IFNAMSIZ, include/uapi/linux/if.h. An asterisk at the end would match other interfaces.
+  if (!/^[a-zA-Z0-9_.-]{1,15}$/.test(policy.tun.name)) refuse(`not an interface name: ${policy.tun.name}`);
+}
+
+export function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
+  const ports = policy.inbound.ports === 'all' ? [] : policy.inbound.ports;
+  return [
+    ...FAMILIES.flatMap(({ family, type }): readonly NamedSet[] => [
+      setOf(`proxies${family}`, `${type} . inet_service`, ofFamily(policy.proxies, family).map(endpoint)),
+      setOf(
+        `dns${family}`,
+        type,
+        policy.allowDns.filter((address) => familyOf(address) === family),
+      ),
+      { ...setOf(`bypass${family}`, type, disjointPrefixes(policy.bypass, family)), isInterval: true },
+      setOf(
+        `existing${family}`,
+        `${type} . inet_service . ${type} . inet_service`,
+        policy.existing.filter((connection) => connection.family === family).map(tuple),
+      ),
+      setOf(
+        `peers${family}`,
+        `${type} . inet_service`,
+        ofFamily(policy.inbound.peers, family).map(({ address, localPort }) => endpoint({ address, port: localPort })),
+      ),
+    ]),
+    setOf('inbound_ports', 'inet_service', ports.map(String)),
+  ];
+}
+
+function setOf(name: string, type: string, elements: readonly string[]): NamedSet {
+  return { name, type, isInterval: false, elements: [...new Set(elements)] };
+}
+
+const endpoint = ({ address, port }: { readonly address: string; readonly port: number }): string =>
+  `${address} . ${port}`;
+const tuple = (c: Connection): string => `${c.localAddress} . ${c.localPort} . ${c.remoteAddress} . ${c.remotePort}`;
+
+export function ofFamily<T extends { readonly address: string }>(list: readonly T[], family: Family): readonly T[] {
+  return list.filter(({ address }) => familyOf(address) === family);
+}
+
+/** Canonical prefixes without those inside another: a set of intervals refuses overlaps. @throws ProxyVpnError E_PREFIX */
+export function disjointPrefixes(cidrs: readonly string[], family: Family): readonly string[] {
+  const prefixes = [...new Set(cidrs.map((cidr) => prefixText(parsePrefix(cidr))))].map(parsePrefix);
+  const ours = prefixes.filter((prefix) => prefix.family === family);
+  return ours.filter((inner) => !ours.some((outer) => outer !== inner && contains(outer, inner))).map(prefixText);
+}
+
+/** Both of one family. */
+function contains(outer: Prefix, inner: Prefix): boolean {
+  const bits = ({ address }: Prefix): string =>
+    [...addressBytes(address)].map((byte) => byte.toString(2).padStart(8, '0')).join('');
+  return inner.length >= outer.length && bits(inner).startsWith(bits(outer).slice(0, outer.length));
+}
+
+const tunAddress = ({ tun }: FirewallPolicy, family: Family): string => (family === 4 ? tun.address4 : tun.address6);
+
+function rawChains(policy: FirewallPolicy): readonly Chain[] {
+  const mark = hex(policy.fwmark);
+  const tun = `"${policy.tun.name}"`;
+  const why = 'tracking costs throughput, and nobody asks for the state';
+  const hook = (name: 'prerouting' | 'output'): Chain['hook'] => ({
+    type: 'filter',
+    hook: name,
+    priority: PRIORITY.raw,
+    policy: 'accept',
+  });
+  return [
+    {
+      name: 'raw_prerouting',
+      hook: hook('prerouting'),
+      rules: [
+        ...both(
+          `from the tunnel: ${why}`,
+          ({ ip, family }) => `iifname ${tun} ${ip} daddr ${tunAddress(policy, family)} notrack`,
+        ),
+        ...both(
+          `from a proxy: ${why}`,
+          ({ ip, family }) => `iifname != ${tun} ${ip} saddr . tcp sport @proxies${family} notrack`,
+        ),
+      ],
+    },
+    {
+      name: 'raw_output',
+      hook: hook('output'),
+      rules: [
+        ...both(`into the tunnel: ${why}`, ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack`),
+        ...both(
+          `to a proxy: ${why}`,
+          ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} notrack`,
+        ),
+      ],
+    },
+  ];
+}
+
+/** Before the routing decision: what must be routed, and checked by rp_filter, as without the tunnel. */
+function prerouting(policy: FirewallPolicy): Chain {
+  const mark = hex(policy.fwmark);
+  return {
+    name: 'prerouting',
+    hook: { type: 'filter', hook: 'prerouting', priority: PRIORITY.mangle, policy: 'accept' },
+    rules: [
+      { text: `iifname { "lo", "${policy.tun.name}" } return`, why: 'from this host, or from the tunnel' },
+      { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
+      ...(policy.killswitch ? markInbound(policy) : []),
+      {
+        text: `fib daddr type local meta mark set ${mark} return`,
+        why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
+      },
+      {
+        text: `ct direction reply meta mark set ${mark}`,
+        why: 'the answer of a container to a connection from outside',
+      },
+    ],
+  };
+}
+
+/** Type route: a packet whose mark changes here is routed again. */
+function routeOutput(policy: FirewallPolicy): Chain {
+  const mark = hex(policy.fwmark);
+  const rules: readonly Rule[] = [
+    ...both(
+      'through the tunnel, by far the most: nothing more to ask',
+      ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} return`,
+    ),
+    { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
+    { text: 'oifname "lo" return', why: 'stays in this host' },
+    { text: `meta mark ${mark} return`, why: 'marked from the start: to a proxy' },
+    ...both(
+      'a connection older than the tunnel goes on outside it; a new one of the same ports does not',
+      ({ ip, family }) =>
+        `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} meta mark set ${mark} return`,
+    ),
+    {
+      text: `ct direction reply meta mark set ${mark}`,
+      why: 'the answer to a connection from outside goes back there',
+    },
+  ];
+  return {
+    name: 'route_output',
+    hook: { type: 'route', hook: 'output', priority: PRIORITY.mangle, policy: 'accept' },
+    rules,
+  };
+}
+
+function input(policy: FirewallPolicy): Chain {
+  return {
+    name: 'input',
+    hook: { type: 'filter', hook: 'input', priority: PRIORITY.filter, policy: 'accept' },
+    rules: both(
+      "CVE-2019-14899: nobody outside may probe the tunnel's address",
+      ({ ip, family }) =>
+        `iifname != { "lo", "${policy.tun.name}" } ${ip} daddr ${tunAddress(policy, family)} counter drop`,
+    ),
+  };
+}

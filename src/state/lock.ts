@@ -1,0 +1,138 @@
+/**
+ * One owner per tunnel: flock(2) decides who it is, the file's content only tells others.
+ *
+ * The kernel drops the lock with the process, so nothing is ever stale. `release` unlinks the file while it
+ * still holds the lock; whoever opened the old inode meanwhile notices that the path leads elsewhere and opens again.
+ */
+import fs from 'node:fs';
+import { z } from 'zod';
+import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
+import { native } from '../native.ts';
+import { writeFailure } from './atomic-file.ts';
+
+const ownerSchema = z.object({
+  pid: z.number().int().positive(),
+  /** Field 22 of /proc/PID/stat, clock ticks after boot: tells a process from a later one with the same pid. */
+  startTicks: z.number().int().nonnegative(),
+  /** /proc/sys/kernel/random/boot_id: ticks of another boot mean nothing. */
+  bootId: z.string(),
+});
+export type LockOwner = Readonly<z.infer<typeof ownerSchema>>;
+
+/** flock(2) LOCK_EX|LOCK_NB on a descriptor; false when another holds it. */
+export type Flock = (fd: number) => boolean;
+
+export interface Lock {
+  readonly file: string;
+  /** Removes the file and lets the next one in. Idempotent. */
+  release(): void;
+}
+
+/**
+ * Takes the lock or fails at once. It ends with `release` or with the process, however that ends.
+ * @param what who is locked, for the message: `tunnel default`
+ * @throws ProxyVpnError E_LOCKED (exit code 4), E_STATE_WRITE
+ */
+export function acquireLock(file: string, what: string, flock: Flock = (fd) => native().flockExclusive(fd)): Lock {
+  for (;;) {
+    const fd = openLockFile(file);
+    try {
+      if (!flock(fd)) throw heldByAnother(file, what);
+      if (leadsTo(file, fd)) {
+        describeOwner(file, fd);
+        return heldLock(file, fd);
+      }
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
+    fs.closeSync(fd); // The last owner unlinked it between our open and our flock.
+  }
+}
+
+/**
+ * Who wrote the lock file, if that very process still lives; undefined otherwise. Takes no lock,
+ * so it never gets in the way of an `up`.
+ */
+export function lockOwner(file: string): LockOwner | undefined {
+  let owner: LockOwner;
+  try {
+    owner = ownerSchema.parse(JSON.parse(fs.readFileSync(file, 'utf8')));
+  } catch {
+    return undefined; // Absent, being written, or not ours: no owner to name.
+  }
+  const isAlive = owner.bootId === bootId() && owner.startTicks === processStartTicks(owner.pid);
+  return isAlive ? owner : undefined;
+}
+
+/** Start time in clock ticks after boot, proc(5) field 22; undefined when there is no such process. */
+export function processStartTicks(pid: number): number | undefined {
+  try {
+    return startTicksOf(fs.readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param stat content of /proc/PID/stat; the command name (field 2) may hold spaces and parentheses */
+export function startTicksOf(stat: string): number | undefined {
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const ticks = fields[22 - 3]; // The first one here is field 3.
+  return ticks !== undefined && /^\d+$/.test(ticks) ? Number(ticks) : undefined;
+}
+
+function bootId(): string {
+  return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+}
+
+function openLockFile(file: string): number {
+  const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants;
+  try {
+    return fs.openSync(file, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600);
+  } catch (cause) {
+    throw writeFailure(file, cause);
+  }
+}
+
+function leadsTo(file: string, fd: number): boolean {
+  const ours = fs.fstatSync(fd);
+  try {
+    const theirs = fs.lstatSync(file);
+    return ours.ino === theirs.ino && ours.dev === theirs.dev;
+  } catch (cause) {
+    if (isSystemCallFailure(cause) && cause.code === 'ENOENT') return false;
+    throw cause;
+  }
+}
+
+function describeOwner(file: string, fd: number): void {
+  const owner: LockOwner = { pid: process.pid, startTicks: processStartTicks(process.pid) ?? 0, bootId: bootId() };
+  try {
+    fs.ftruncateSync(fd);
+    fs.writeSync(fd, `${JSON.stringify(owner)}\n`, 0);
+  } catch (cause) {
+    throw writeFailure(file, cause);
+  }
+}
+
+function heldLock(file: string, fd: number): Lock {
+  let isHeld = true;
+  return {
+    file,
+    release() {
+      if (!isHeld) return;
+      isHeld = false;
+      if (leadsTo(file, fd)) fs.unlinkSync(file);
+      fs.closeSync(fd);
+    },
+  };
+}
+
+function heldByAnother(file: string, what: string): ProxyVpnError {
+  const owner = lockOwner(file);
+  const who = owner === undefined ? 'another process' : `process ${owner.pid}`;
+  return new ProxyVpnError('E_LOCKED', `${what} is held by ${who}`, {
+    hint: 'see: proxyvpn status; end it with: proxyvpn down; or choose another --name',
+    exitCode: EXIT.wrongState,
+  });
+}
