@@ -24,7 +24,10 @@
         '-isystem', '<(module_root_dir)/.deps/lwip/src/include',
         '-isystem', '<(module_root_dir)/node_modules/node-addon-api',
       ],
-      'cflags_cc': ['-std=c++20', '-fno-exceptions', '-fvisibility-inlines-hidden'],
+      # -fno-gnu-unique: one engine copy per queue is loaded, and none may share another's statics.
+      'cflags_cc': [
+        '-std=c++20', '-fno-exceptions', '-fno-rtti', '-fno-gnu-unique', '-fvisibility-inlines-hidden',
+      ],
     },
   ],
 }

@@ -59,7 +59,7 @@ export const COUNTER = {
 export const COUNTER_SLOTS = 32;
 
 export interface NativeEngine {
-  /** Shared memory of COUNTER_SLOTS u64, written by the engine's thread: no call, no copy. */
+  /** COUNTER_SLOTS sums over all queues, read from shared memory without waking the engine's threads. */
   counters(): BigUint64Array;
   setUpstreams(addresses: readonly UpstreamAddress[]): void;
   /** Up to `limit` flows as one buffer of records, see src/tunstack/flow.ts. */

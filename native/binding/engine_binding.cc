@@ -9,7 +9,7 @@
 #include "binding/arguments.h"
 #include "binding/errors.h"
 #include "binding/probe_binding.h"
-#include "engine/engine.h"
+#include "engine/engine_copies.h"
 #include "tun/tun_device.h"
 
 extern "C" {
@@ -37,43 +37,58 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   explicit EngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineObject>(info) {
     Napi::Env env = info.Env();
     auto options = info[0].As<Napi::Object>();
-    auto fds = options.Get("tunFds").As<Napi::Array>();
-    int given = fds.Length() ? fds.Get(uint32_t{0}).As<Napi::Number>().Int32Value() : -1;
-    base::UniqueFd fd(fcntl(given, F_DUPFD_CLOEXEC, 3));
-    if (!fd) {
-      throw_errno(env, "dup", errno);
-      return;
-    }
-    if (auto configured = tun::configure_queue(fd.get()); !configured) {
-      throw_errno(env, configured.failure().syscall, configured.failure().error);
-      return;
-    }
     if (!read_upstreams(env, options.Get("upstreams"))) return;
-
     events_ = Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "proxyvpn-events", 0, 1);
     events_.Unref(env);  // waiting for events does not keep the process
-    auto dialer = std::make_unique<relay::SocketDialer>(
-        static_cast<uint32_t>(number(options, "fwmark")),
-        static_cast<uint32_t>(number(options, "keepaliveMs") / 1000));
-    auto wake = [events = events_, weak = std::weak_ptr<Running>(running_)] { wake_up(events, weak); };
-    auto created = engine::Engine::create(std::make_unique<tun::TunDevice>(std::move(fd)),
-                                          std::move(dialer), read_options(options), wake);
-    if (!created) {
+    base::Failure failure = create_engines(options);
+    if (failure.syscall) {
+      running_->engines.clear();
       events_.Release();
-      throw_errno(env, created.failure().syscall, created.failure().error);
+      is_finished_ = true;
+      throw_errno(env, failure.syscall, failure.error);
       return;
     }
-    running_->engine = std::move(created.value());
-    counters_ = Napi::Persistent(Napi::ArrayBuffer::New(env, running_->engine->counters().data(),
-                                                        engine::kCounterSlots * sizeof(uint64_t)));
-    running_->engine->set_upstreams(std::move(upstreams_));
-    running_->engine->start();
+    for (auto& engine : running_->engines) {
+      engine->set_upstreams(upstreams_);
+      engine->start();
+    }
     Ref();  // a running engine is not garbage, whoever forgot it
     napi_add_env_cleanup_hook(env, finish_at_exit, this);
   }
 
  private:
-  static engine::Options read_options(const Napi::Object& options) {
+  // One engine per queue, each in its own copy of the code.
+  base::Failure create_engines(const Napi::Object& options) {
+    auto fds = options.Get("tunFds").As<Napi::Array>();
+    uint32_t queues = fds.Length();
+    if (queues == 0) return {"tunFds", EINVAL};
+    std::shared_ptr<engine::QueueGroup> group;
+    if (queues > 1) group = std::make_shared<engine::QueueGroup>(queues);
+    for (uint32_t i = 0; i < queues; i++) {
+      base::UniqueFd fd(fcntl(fds.Get(i).As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 3));
+      if (!fd) return {"dup", errno};
+      if (auto configured = tun::configure_queue(fd.get()); !configured) return configured.failure();
+      auto create = engine::engine_copy(i);
+      if (!create) return create.failure();
+      engine::EngineParts parts;
+      parts.device = std::make_unique<tun::TunDevice>(std::move(fd));
+      parts.dialer = std::make_unique<relay::SocketDialer>(
+          static_cast<uint32_t>(number(options, "fwmark")),
+          static_cast<uint32_t>(number(options, "keepaliveMs") / 1000));
+      parts.options = read_options(options, queues);
+      parts.wake = [events = events_, weak = std::weak_ptr<Running>(running_)] { wake_up(events, weak); };
+      parts.group = group;
+      parts.queue = i;
+      base::Failure failure{nullptr, 0};
+      auto* engine = create.value()(parts, failure);
+      if (!engine) return failure;
+      running_->engines.emplace_back(engine);
+    }
+    return {nullptr, 0};
+  }
+
+  // Limits are of the whole tunnel, so each of its engines gets a part.
+  static engine::Options read_options(const Napi::Object& options, uint32_t queues) {
     engine::Options out;
     auto request = options.Get("request").As<Napi::Object>();
     out.relay.request = {text(request, "head"), text(request, "middle"), text(request, "tail")};
@@ -81,11 +96,11 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     out.relay.connect_timeout_ms = static_cast<uint32_t>(number(options, "connectTimeoutMs"));
     out.relay.idle_timeout_ms = static_cast<uint32_t>(number(options, "idleTimeoutMs"));
     out.relay.keepalive_ms = static_cast<uint32_t>(number(options, "keepaliveMs"));
-    auto memory = static_cast<uint64_t>(number(options, "memoryBytes"));
+    auto memory = static_cast<uint64_t>(number(options, "memoryBytes")) / queues;
     out.relay.send_limit = memory / 2;  // half each way
     out.driver.receive_limit = memory / 2;
-    out.relay.max_flows = static_cast<uint32_t>(number(options, "maxFlows"));
-    out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows"));
+    out.relay.max_flows = static_cast<uint32_t>(number(options, "maxFlows")) / queues;
+    out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows")) / queues;
     out.driver.mtu = static_cast<uint32_t>(number(options, "mtu"));
     out.flow_events = boolean(options, "flowEvents");
     out.faults.drop_one_in = static_cast<uint32_t>(number(options, "dropOneIn"));
@@ -107,29 +122,41 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   }
 
   struct Running {
-    std::unique_ptr<engine::Engine> engine;
+    std::vector<std::unique_ptr<engine::EngineFace>> engines;
   };
 
   // On the engine's thread: one call for a whole burst of events. The call may come after stop().
   static void wake_up(const Napi::ThreadSafeFunction& events, const std::weak_ptr<Running>& weak) {
     events.NonBlockingCall([weak](Napi::Env env, Napi::Function callback) {
       auto running = weak.lock();
-      if (!running || !running->engine) return;
-      std::vector<uint8_t> records = running->engine->take_events();
-      if (!records.empty())
-        callback.Call({Napi::Buffer<uint8_t>::Copy(env, records.data(), records.size())});
+      if (!running) return;
+      for (auto& engine : running->engines) {
+        std::vector<uint8_t> records = engine->take_events();
+        if (!records.empty())
+          callback.Call({Napi::Buffer<uint8_t>::Copy(env, records.data(), records.size())});
+      }
     });
   }
 
   static void finish_at_exit(void* self) { static_cast<EngineObject*>(self)->finish(); }
 
   Napi::Value counters(const Napi::CallbackInfo& info) {
-    return Napi::BigUint64Array::New(info.Env(), engine::kCounterSlots, counters_.Value(), 0);
+    auto out = Napi::BigUint64Array::New(info.Env(), engine::kCounterSlots);
+    for (auto& engine : running_->engines) engine->counters().add_to(out.Data());
+    return out;
   }
 
   void set_upstreams(const Napi::CallbackInfo& info) {
-    if (!is_finished_ && read_upstreams(info.Env(), info[0])) running_->engine->set_upstreams(std::move(upstreams_));
+    if (is_finished_ || !read_upstreams(info.Env(), info[0])) return;
+    for (auto& engine : running_->engines) engine->set_upstreams(upstreams_);
   }
+
+  // Gathers the answers of all engines; the last one resolves the promise.
+  struct FlowList {
+    std::mutex mutex;
+    std::vector<uint8_t> records;
+    size_t missing;
+  };
 
   Napi::Value flows(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
@@ -140,14 +167,19 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     }
     auto nothing = Napi::Function::New(env, [](const Napi::CallbackInfo&) {});
     auto reply = Napi::ThreadSafeFunction::New(env, nothing, "proxyvpn-flows", 0, 1);
-    running_->engine->list_flows(info[0].As<Napi::Number>().Uint32Value(),
-                        [reply, deferred](std::vector<uint8_t> records) mutable {
-                          reply.NonBlockingCall([deferred, records = std::move(records)](
-                                                    Napi::Env on, Napi::Function) {
-                            deferred.Resolve(Napi::Buffer<uint8_t>::Copy(on, records.data(), records.size()));
-                          });
-                          reply.Release();
-                        });
+    auto list = std::make_shared<FlowList>();
+    list->missing = running_->engines.size();
+    auto on_list = [reply, deferred, list](std::vector<uint8_t> records) mutable {
+      std::lock_guard lock(list->mutex);
+      list->records.insert(list->records.end(), records.begin(), records.end());
+      if (--list->missing > 0) return;
+      reply.NonBlockingCall([deferred, list](Napi::Env on, Napi::Function) {
+        deferred.Resolve(Napi::Buffer<uint8_t>::Copy(on, list->records.data(), list->records.size()));
+      });
+      reply.Release();
+    };
+    size_t each = info[0].As<Napi::Number>().Uint32Value() / running_->engines.size() + 1;
+    for (auto& engine : running_->engines) engine->list_flows(each, on_list);
     return deferred.Promise();
   }
 
@@ -162,18 +194,17 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return deferred.Promise();
   }
 
-  // Joins the thread; the counters stay readable as long as this object lives.
+  // Joins the threads; the counters stay readable as long as this object lives.
   void finish() {
     if (is_finished_) return;
     is_finished_ = true;
-    running_->engine->stop();
+    for (auto& engine : running_->engines) engine->stop();
     events_.Release();
   }
 
   std::shared_ptr<Running> running_ = std::make_shared<Running>();
   std::vector<relay::UpstreamAddress> upstreams_;
   Napi::ThreadSafeFunction events_;
-  Napi::Reference<Napi::ArrayBuffer> counters_;
   bool is_finished_ = false;
 };
 

@@ -1,4 +1,4 @@
-// Counters that other threads read without a call: one writer, relaxed atomics in shared memory.
+// Counters that other threads read: one writer, relaxed atomics.
 #pragma once
 #include <array>
 #include <atomic>
@@ -36,11 +36,13 @@ class Counters {
   uint64_t get(Counter which) const {
     return slots_[static_cast<size_t>(which)].load(std::memory_order_relaxed);
   }
-  void* data() { return slots_.data(); }
+  /// Adds all of them up into `sums`.
+  void add_to(uint64_t* sums) const {
+    for (size_t i = 0; i < kCounterSlots; i++) sums[i] += slots_[i].load(std::memory_order_relaxed);
+  }
 
  private:
   std::array<std::atomic<uint64_t>, kCounterSlots> slots_{};
-  static_assert(sizeof(std::atomic<uint64_t>) == sizeof(uint64_t));
 };
 
 }  // namespace engine

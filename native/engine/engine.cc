@@ -26,14 +26,18 @@ uint64_t monotonic_ms() {
 
 base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::PacketIo> device,
                                                      std::unique_ptr<relay::Dialer> dialer,
-                                                     Options options, std::function<void()> wake) {
+                                                     Options options, std::function<void()> wake,
+                                                     std::shared_ptr<QueueGroup> group,
+                                                     uint32_t queue) {
   base::UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll) return base::Failure{"epoll_create1", errno};
   base::UniqueFd wakeup(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!wakeup) return base::Failure{"eventfd", errno};
+  std::unique_ptr<GroupMember> member;
+  if (group) member = std::make_unique<GroupMember>(std::move(group), queue);
   auto engine = std::unique_ptr<Engine>(
       new Engine(std::move(device), std::move(dialer), std::move(options), std::move(wake),
-                 std::move(epoll), std::move(wakeup)));
+                 std::move(epoll), std::move(wakeup), std::move(member)));
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = &engine->device_;
@@ -43,24 +47,29 @@ base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::Packet
   event.data.ptr = &engine->wakeup_;
   if (epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->wakeup_.get(), &event) < 0)
     return base::Failure{"epoll_ctl", errno};
+  event.data.ptr = &engine->member_;
+  if (engine->member_ &&
+      epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->member_->event_fd(), &event) < 0)
+    return base::Failure{"epoll_ctl", errno};
   return engine;
 }
 
 Engine::Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
                Options options, std::function<void()> wake, base::UniqueFd epoll,
-               base::UniqueFd wakeup)
+               base::UniqueFd wakeup, std::unique_ptr<GroupMember> member)
     : device_(std::move(device)),
       dialer_(std::move(dialer)),
       options_(std::move(options)),
       epoll_(std::move(epoll)),
       wakeup_(std::move(wakeup)),
+      member_(std::move(member)),
       events_(std::move(wake)) {
   tun::PacketIo* io = device_.get();
   const tun::Faults& f = options_.faults;
   if (f.drop_one_in || f.duplicate_one_in || f.delay_one_in) io = &lossy_.emplace(*io, f);
   relay::EventSink& sink = *this;
   relay_ = std::make_unique<relay::Relay>(*io, *dialer_, sink, epoll_.get(), options_.driver,
-                                          options_.relay);
+                                          options_.relay, member_.get());
 }
 
 Engine::~Engine() {
@@ -106,6 +115,8 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
       device_is_ready = true;
     } else if (who == &wakeup_) {
       run_commands();
+    } else if (who == &member_) {
+      for (const auto& packet : member_->take()) relay_->stack().take_packet(packet);
     } else {
       relay_->on_socket(*static_cast<relay::Flow*>(who), ready[i].events);
     }

@@ -10,6 +10,7 @@
 #include "base/unique_fd.h"
 #include "engine/counters.h"
 #include "engine/events.h"
+#include "engine/queue_group.h"
 #include "relay/relay.h"
 #include "tun/lossy_io.h"
 
@@ -22,18 +23,34 @@ struct Options {
   bool flow_events = false;
 };
 
-class Engine final : private relay::EventSink {
+/// What may be called from outside the engine's copy of the code: virtual, so that it runs there.
+class EngineFace {
  public:
-  /// `wake` is called on the engine's thread when take_events() has something.
+  virtual ~EngineFace() = default;
+  /// Runs on a thread of its own until stop().
+  virtual void start() = 0;
+  /// Resets every flow, joins the thread. Idempotent; not on the engine's thread.
+  virtual void stop() = 0;
+  virtual void set_upstreams(std::vector<relay::UpstreamAddress> upstreams) = 0;
+  /// Event records (kind opened) of at most `limit` flows, made on the engine's thread.
+  virtual void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done) = 0;
+  virtual std::vector<uint8_t> take_events() = 0;
+  virtual const Counters& counters() const = 0;
+};
+
+class Engine final : public EngineFace, private relay::EventSink {
+ public:
+  /// `wake` is called on the engine's thread when take_events() has something. `group` is null for
+  /// the only queue of a device.
   static base::Result<std::unique_ptr<Engine>> create(std::unique_ptr<tun::PacketIo> device,
                                                       std::unique_ptr<relay::Dialer> dialer,
-                                                      Options options, std::function<void()> wake);
+                                                      Options options, std::function<void()> wake,
+                                                      std::shared_ptr<QueueGroup> group = nullptr,
+                                                      uint32_t queue = 0);
   ~Engine() override;
 
-  /// Runs on a thread of its own until stop().
-  void start();
-  /// Resets every flow, joins the thread. Idempotent; not on the engine's thread.
-  void stop();
+  void start() override;
+  void stop() override;
 
   /// One round: waits at most `timeout_ms` (-1: until something happens) and does what is due.
   /// For tests, instead of start(). @return false once the device is gone
@@ -41,17 +58,17 @@ class Engine final : private relay::EventSink {
   int timeout_ms() const { return relay_->timeout_ms(); }
 
   // Any thread, also before start():
-  void set_upstreams(std::vector<relay::UpstreamAddress> upstreams);
-  /// Event records (kind opened) of at most `limit` flows, made on the engine's thread.
-  void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done);
-  std::vector<uint8_t> take_events() { return events_.take(); }
-  Counters& counters() { return counters_; }
+  void set_upstreams(std::vector<relay::UpstreamAddress> upstreams) override;
+  void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done) override;
+  std::vector<uint8_t> take_events() override { return events_.take(); }
+  const Counters& counters() const override { return counters_; }
 
   relay::Relay& relay_for_tests() { return *relay_; }
 
  private:
   Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
-         Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup);
+         Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup,
+         std::unique_ptr<GroupMember> member);
   void run();
   void post(std::function<void()> command);
   void run_commands();
@@ -66,6 +83,7 @@ class Engine final : private relay::EventSink {
   Options options_;
   base::UniqueFd epoll_;
   base::UniqueFd wakeup_;
+  std::unique_ptr<GroupMember> member_;
   EventQueue events_;
   Counters counters_;
   uint64_t now_ms_ = 0;

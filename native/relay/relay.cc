@@ -30,12 +30,13 @@ Flow& flow_of(stack::Connection& c) { return static_cast<Flow&>(c); }
 }  // namespace
 
 Relay::Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
-             const tcp::DriverOptions& driver_options, Options options)
+             const tcp::DriverOptions& driver_options, Options options,
+             stack::Neighbours* neighbours)
     : dialer_(dialer),
       events_(events),
       epoll_fd_(epoll_fd),
       options_(std::move(options)),
-      stack_(io, *this, driver_options),
+      stack_(io, *this, driver_options, neighbours),
       driver_(stack_.driver()) {}
 
 Relay::~Relay() {
@@ -105,6 +106,11 @@ void Relay::accept(Flow& flow) {
 
 void Relay::note_pending_over() {
   if (stats_.pending > 0) stats_.pending--;
+}
+
+void Relay::note_inactive(Flow& flow) {
+  if (flow.is_counted_active) stats_.active--;
+  flow.is_counted_active = false;
 }
 
 // ---- dial ----
@@ -309,7 +315,10 @@ void Relay::on_work(tcp::Endpoint& endpoint) {
 
 void Relay::work(Flow& flow) {
   if (flow.phase != stack::Phase::kOpen) return;
-  if (flow.in_time_wait) stack_.enter_time_wait(flow);
+  if (flow.in_time_wait) {
+    stack_.enter_time_wait(flow);
+    note_inactive(flow);  // nothing can come of it any more
+  }
   settle_acks(flow);
   pump_to_upstream(flow);
   if (flow.phase == stack::Phase::kOpen) pump_to_app(flow);
@@ -360,8 +369,7 @@ void Relay::kill(Flow& flow) {
   flow.phase = stack::Phase::kDead;
   if (was_relaying)
     events_.on_flow_event(EventKind::kClosed, flow, 0, flow.was_reset ? ECONNRESET : 0, {});
-  if (flow.is_counted_active) stats_.active--;
-  flow.is_counted_active = false;
+  note_inactive(flow);
   stack_.remove(flow);
   close_socket(flow);
   driver_.drop_received(flow);

@@ -66,7 +66,8 @@ struct RelayStats {
 class Relay final : public stack::Owner {
  public:
   Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
-        const tcp::DriverOptions& driver_options, Options options);
+        const tcp::DriverOptions& driver_options, Options options,
+        stack::Neighbours* neighbours = nullptr);
   ~Relay() override;
 
   void set_upstreams(std::vector<UpstreamAddress> upstreams);
@@ -119,6 +120,7 @@ class Relay final : public stack::Owner {
   void bury(Flow& flow);
   void work(Flow& flow);
   void note_pending_over();
+  void note_inactive(Flow& flow);
   void notice_limit(const char* what);
 
   // pump.cc: bytes

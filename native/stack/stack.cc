@@ -15,9 +15,11 @@ constexpr size_t kFirstBuckets = 1 << 10;
 
 }  // namespace
 
-Stack::Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options)
+Stack::Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options,
+             Neighbours* neighbours)
     : io_(io),
       owner_(owner),
+      neighbours_(neighbours),
       driver_(io, owner, options),
       secret_(base::random_key()),
       buckets_(kFirstBuckets) {}
@@ -49,6 +51,7 @@ void Stack::insert(Connection& c) {
   bucket = &c;
   c.is_in_table = true;
   count_++;
+  if (neighbours_) neighbours_->claim(c.key);
 }
 
 void Stack::remove(Connection& c) {
@@ -61,6 +64,7 @@ void Stack::remove(Connection& c) {
   }
   c.is_in_table = false;
   count_--;
+  if (neighbours_) neighbours_->release(c.key);
 }
 
 // ---- packets ----
@@ -97,10 +101,16 @@ void Stack::handle_packet(size_t bytes) {
     stats_.bad_checksum++;
     return;
   }
-  handle_segment(segment);
+  handle_segment(segment, buffer.first(bytes));
 }
 
-void Stack::handle_segment(wire::SegmentView& s) {
+void Stack::take_packet(std::span<const uint8_t> packet) {
+  std::span<uint8_t> buffer = driver_.read_buffer();
+  memcpy(buffer.data(), packet.data(), packet.size());  // it came out of a buffer of the same size
+  handle_packet(packet.size());
+}
+
+void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet) {
   uint32_t hash = wire::hash_of(secret_, s.key);
   Connection* c = find(s.key, hash);
   bool is_first_syn = (s.flags & (wire::kSyn | wire::kAck | wire::kRst | wire::kFin)) == wire::kSyn;
@@ -111,6 +121,7 @@ void Stack::handle_segment(wire::SegmentView& s) {
     c = nullptr;
   }
   if (!c) {
+    if (neighbours_ && neighbours_->pass_on(s.key, packet)) return;
     if (is_first_syn && s.payload_bytes == 0) {
       hold_syn(s, hash);
     } else {

@@ -8,6 +8,7 @@
 #include <deque>
 #include <vector>
 
+#include "stack/neighbours.h"
 #include "tcp/lwip_driver.h"
 
 namespace stack {
@@ -56,11 +57,14 @@ struct StackStats {
 
 class Stack {
  public:
-  Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options);
+  /// `neighbours` may be null: the device's only queue.
+  Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options, Neighbours* neighbours);
 
   /// Reads at most `budget` packets. @return 0 when the device is empty, 1 when there may be more,
   /// -errno when it is gone
   int read_packets(int budget);
+  /// A packet that came in on another queue.
+  void take_packet(std::span<const uint8_t> packet);
 
   /// Lets lwIP see the held SYN. False when it could not be; the connection is then without a pcb.
   bool accept(Connection& connection);
@@ -92,7 +96,7 @@ class Stack {
 
  private:
   void handle_packet(size_t bytes);
-  void handle_segment(wire::SegmentView& segment);
+  void handle_segment(wire::SegmentView& segment, std::span<const uint8_t> packet);
   void hold_syn(wire::SegmentView& segment, uint32_t hash);
   Connection* find(const wire::FlowKey& key, uint32_t hash) const;
   void insert(Connection& connection);
@@ -100,6 +104,7 @@ class Stack {
 
   tun::PacketIo& io_;
   Owner& owner_;
+  Neighbours* neighbours_;
   tcp::Driver driver_;
   StackStats stats_;
   base::SipKey secret_;

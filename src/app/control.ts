@@ -119,11 +119,17 @@ export async function askDaemon(socketPath: string, command: string, timeoutMs: 
     }, timeoutMs);
     let received = '';
     socket.setEncoding('utf8');
+    let isConnected = false;
     socket.on('error', (cause) => {
+      // Once connected, the missing answer tells; 'close' follows.
+      if (isConnected) return;
       clearTimeout(timer);
       reject(new ProxyVpnError('E_CONTROL_ABSENT', `no daemon listens on ${socketPath}: ${cause.message}`, { cause }));
     });
-    socket.on('connect', () => socket.write(`${JSON.stringify({ command })}\n`));
+    socket.on('connect', () => {
+      isConnected = true;
+      socket.write(`${JSON.stringify({ command })}\n`);
+    });
     socket.on('data', (chunk: string) => {
       received += chunk;
     });

@@ -24,7 +24,8 @@ export function usageError(message: string, hint: string): ProxyVpnError {
 
 /** The text in quotes, or `this value` where it might be a proxy URL or would spoil the terminal. */
 export function shown(text: string): string {
-  return /^[A-Za-z0-9_.,:+/-]{1,48}$/.test(text) && !text.includes('//') ? `'${text}'` : 'this value';
+  const isPlain = /^[A-Za-z0-9_.,+/-]{1,48}$/.test(text) || /^[0-9a-fA-F:.,/]{1,48}$/.test(text);
+  return isPlain ? `'${text}'` : 'this value';
 }
 
 /** A whole number in decimal. */

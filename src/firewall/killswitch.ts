@@ -11,7 +11,7 @@
  */
 import { LAN_NETWORKS } from './local-networks.ts';
 import type { FirewallPolicy } from './policy.ts';
-import { both, type Chain, FAMILIES, type Hook, hex, OPENS, PRIORITY, type Rule } from './rule.ts';
+import { both, type Chain, FAMILIES, type Hook, hex, OPENED, OPENS, PRIORITY, type Rule } from './rule.ts';
 
 /** Nothing but SYN: what RFC 9293 §3.5 opens a connection with. A later packet might be an answer taken for a question. */
 const BARE_SYN = 'tcp flags & (fin | syn | rst | ack) == syn';
@@ -136,7 +136,7 @@ function ofExisting(): readonly Rule[] {
   return both(
     'a connection older than the tunnel; a new one of the same ports is refused',
     ({ ip, family }) =>
-      `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} tcp flags & (syn | ack) != syn accept`,
+      `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} accept`,
   );
 }
 
@@ -194,10 +194,10 @@ function forward(policy: FirewallPolicy): readonly Rule[] {
   return [
     { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
     { text: `iifname "${policy.tun.name}" ct state established,related accept`, why: 'what comes back through it' },
+    ...forwardedInbound(policy),
     ...forwardedToResolvers(policy),
     { text: `${TO_DNS} goto refuse`, why: 'no other resolver, not even in the LAN or a bypassed network' },
     ...forwardedToNetworks(policy),
-    ...forwardedInbound(policy),
     { text: 'goto refuse', why: 'everything else' },
   ];
 }

@@ -12,7 +12,7 @@
  *   raw_prerouting, raw_output keep the tunnel's own packets out of connection tracking, where that harms nobody.
  */
 import { EXIT, ProxyVpnError } from '../errors.ts';
-import { addressBytes, type Family, familyOf, type Prefix, parsePrefix, prefixText } from '../ip.ts';
+import { addressBytes, canonicalAddress, type Family, familyOf, type Prefix, parsePrefix, prefixText } from '../ip.ts';
 import { killswitchChains, markInbound } from './killswitch.ts';
 import type { Connection, FirewallPolicy } from './policy.ts';
 import { both, type Chain, FAMILIES, hex, type NamedSet, OPENED, PRIORITY, type Rule, type Ruleset } from './rule.ts';
@@ -24,10 +24,10 @@ export interface RulesetOptions {
 
 /**
  * The whole table.
- * @throws ProxyVpnError E_FIREWALL_POLICY when a name could not stand in a ruleset, E_PREFIX
+ * @throws ProxyVpnError E_FIREWALL_POLICY when something could not stand in a ruleset, E_PREFIX
  */
 export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Ruleset {
-  checkNames(policy);
+  checkPolicy(policy);
   const chains = [
     ...(options.isUntracked ? rawChains(policy) : []),
     prerouting(policy),
@@ -40,26 +40,35 @@ export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Rule
   return { table: policy.table, sets: setsOf(policy).filter(isUsed), chains };
 }
 
-/** Names end up in commands. @throws ProxyVpnError E_FIREWALL_POLICY */
-export function checkNames(policy: FirewallPolicy): void {
-  const refuse = (what: string): never => {
-    throw new ProxyVpnError('E_FIREWALL_POLICY', what, { exitCode: EXIT.usage });
-  };
-  if (!/^[a-zA-Z][a-zA-Z0-9_-]{0,63}$/.test(policy.table)) refuse(`not a table name: ${policy.table}`);
-  // IFNAMSIZ, include/uapi/linux/if.h. An asterisk at the end would match other interfaces.
-  if (!/^[a-zA-Z0-9_.-]{1,15}$/.test(policy.tun.name)) refuse(`not an interface name: ${policy.tun.name}`);
+/** It ends up in commands. @throws ProxyVpnError E_FIREWALL_POLICY */
+export function checkTableName(table: string): void {
+  if (!/^[a-zA-Z][a-zA-Z0-9_-]{0,63}$/.test(table)) throw policyError(`not a table name: ${table}`);
 }
+
+/** Everything else that ends up in commands. @throws ProxyVpnError E_FIREWALL_POLICY */
+export function checkPolicy(policy: FirewallPolicy): void {
+  checkTableName(policy.table);
+  // IFNAMSIZ, include/uapi/linux/if.h. An asterisk at the end would match other interfaces.
+  if (!/^[a-zA-Z0-9_.-]{1,15}$/.test(policy.tun.name)) throw policyError(`not an interface: ${policy.tun.name}`);
+  const { tun, proxies, allowDns, existing, inbound } = policy;
+  const addresses = [tun.address4, tun.address6, ...allowDns, ...[...proxies, ...inbound.peers].map((p) => p.address)];
+  for (const address of [...addresses, ...existing.flatMap((c) => [c.localAddress, c.remoteAddress])])
+    if (canonicalAddress(address) === undefined) throw policyError(`not an IP address: ${address}`);
+  const ports = inbound.ports === 'all' ? [] : inbound.ports;
+  const numbers = [policy.fwmark, policy.exemptConnectionMark, policy.uid, ...policy.bypassUsers, ...ports];
+  for (const number of [...numbers, ...proxies.map((p) => p.port), ...inbound.peers.map((p) => p.localPort)])
+    if (!Number.isInteger(number) || number < 0 || number > 0xffffffff) throw policyError(`not a number: ${number}`);
+}
+
+const policyError = (what: string): ProxyVpnError =>
+  new ProxyVpnError('E_FIREWALL_POLICY', what, { exitCode: EXIT.usage });
 
 export function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
   const ports = policy.inbound.ports === 'all' ? [] : policy.inbound.ports;
   return [
     ...FAMILIES.flatMap(({ family, type }): readonly NamedSet[] => [
       setOf(`proxies${family}`, `${type} . inet_service`, ofFamily(policy.proxies, family).map(endpoint)),
-      setOf(
-        `dns${family}`,
-        type,
-        policy.allowDns.filter((address) => familyOf(address) === family),
-      ),
+      setOf(`dns${family}`, type, addressesOfFamily(policy.allowDns, family)),
       { ...setOf(`bypass${family}`, type, disjointPrefixes(policy.bypass, family)), isInterval: true },
       setOf(
         `existing${family}`,
@@ -88,6 +97,10 @@ export function ofFamily<T extends { readonly address: string }>(list: readonly 
   return list.filter(({ address }) => familyOf(address) === family);
 }
 
+export function addressesOfFamily(addresses: readonly string[], family: Family): readonly string[] {
+  return addresses.filter((address) => familyOf(address) === family);
+}
+
 /** Canonical prefixes without those inside another: a set of intervals refuses overlaps. @throws ProxyVpnError E_PREFIX */
 export function disjointPrefixes(cidrs: readonly string[], family: Family): readonly string[] {
   const prefixes = [...new Set(cidrs.map((cidr) => prefixText(parsePrefix(cidr))))].map(parsePrefix);
@@ -102,7 +115,7 @@ function contains(outer: Prefix, inner: Prefix): boolean {
   return inner.length >= outer.length && bits(inner).startsWith(bits(outer).slice(0, outer.length));
 }
 
-const tunAddress = ({ tun }: FirewallPolicy, family: Family): string => (family === 4 ? tun.address4 : tun.address6);
+export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string => (family === 4 ? tun.address4 : tun.address6);
 
 function rawChains(policy: FirewallPolicy): readonly Chain[] {
   const mark = hex(policy.fwmark);
@@ -176,11 +189,7 @@ function routeOutput(policy: FirewallPolicy): Chain {
     { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
     { text: 'oifname "lo" return', why: 'stays in this host' },
     { text: `meta mark ${mark} return`, why: 'marked from the start: to a proxy' },
-    ...both(
-      'a connection older than the tunnel goes on outside it; a new one of the same ports does not',
-      ({ ip, family }) =>
-        `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} meta mark set ${mark} return`,
-    ),
+    ...(policy.existing.length > 0 ? ofExisting(mark) : []),
     {
       text: `ct direction reply meta mark set ${mark}`,
       why: 'the answer to a connection from outside goes back there',
@@ -192,6 +201,13 @@ function routeOutput(policy: FirewallPolicy): Chain {
     rules,
   };
 }
+
+const ofExisting = (mark: string): readonly Rule[] =>
+  both(
+    'a connection older than the tunnel goes on outside it; a new one of the same ports does not',
+    ({ ip, family }) =>
+      `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} meta mark set ${mark} return`,
+  );
 
 function input(policy: FirewallPolicy): Chain {
   return {

@@ -1,6 +1,6 @@
 /** The native engine with names instead of numbers: start, stop, counters. */
 import { COUNTER, type EngineOptions, type NativeEngine, native, type UpstreamAddress } from '../native.ts';
-import { decodeEvents, type EngineEvent } from './flow.ts';
+import { decodeFlowEvents, type FlowEvent } from './flow.ts';
 
 /**
  * Where the engine itself answers, without an upstream: it sends the banner and closes. An unmarked connect
@@ -61,5 +61,35 @@ export function readCounters(slots: BigUint64Array): Counters {
       retransmitted: count(COUNTER.retransmits),
       tunWriteErrors: count(COUNTER.tunWriteErrors),
     },
+  };
+}
+
+export interface Engine {
+  counters(): Counters;
+  /** Takes effect with the next flow. */
+  setUpstreams(addresses: readonly UpstreamAddress[]): void;
+  /** Resets every flow and joins the thread. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the engine's thread on the given TUN queues.
+ * @param onEvent called on the event loop; a batch that cannot be decoded becomes one `notice`
+ * @throws SystemCallFailure
+ */
+export function startEngine(options: EngineOptions, onEvent: (event: FlowEvent) => void): Engine {
+  const engine: NativeEngine = native().startEngine(options, (batch) => {
+    const { events, malformed } = decodeFlowEvents(batch);
+    for (const event of events) onEvent(event);
+    if (malformed) {
+      const message = `event batch unreadable at byte ${malformed.offset}: ${malformed.why}`;
+      onEvent({ kind: 'notice', errno: 0, code: '', message, suppressed: 0 });
+    }
+  });
+  const slots = engine.counters();
+  return {
+    counters: () => readCounters(slots),
+    setUpstreams: (addresses) => engine.setUpstreams(addresses),
+    stop: () => engine.stop(),
   };
 }

@@ -233,11 +233,11 @@ static void print_refusal(int port) {
     double start = now();
     ssize_t got = recv(fd, &byte, 1, 0);
     int read_error = errno;
-    const char *then = got > 0             ? "data"
+    const char *first_read = got > 0             ? "data"
                        : got == 0          ? "EOF"
                        : read_error == EAGAIN ? "still_open"
                                            : error_name(read_error);
-    printf(",\"then\":\"%s\",\"then_ms\":%.2f", then, (now() - start) * 1000);
+    printf(",\"first_read\":\"%s\",\"first_read_ms\":%.2f", first_read, (now() - start) * 1000);
     close(fd);
   }
   printf(",\"ended_ns\":%llu}", (ull)monotonic_ns());

@@ -121,11 +121,15 @@ export class Background {
 
   /** Waits for the condition and fails with the program's output if the program ends first. */
   async until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
-    await until(`${what} by ${this.#argv.join(' ')}`, async () => {
-      if (await condition()) return true;
-      if (!this.isRunning) throw new Error(`${this.#argv.join(' ')} ended: ${this.stdout}${this.stderr}`);
-      return false;
-    }, timeoutMs).catch((error: Error) => {
+    await until(
+      `${what} by ${this.#argv.join(' ')}`,
+      async () => {
+        if (await condition()) return true;
+        if (!this.isRunning) throw new Error(`${this.#argv.join(' ')} ended: ${this.stdout}${this.stderr}`);
+        return false;
+      },
+      timeoutMs,
+    ).catch((error: Error) => {
       throw new Error(`${error.message}\n${this.stdout}${this.stderr}`);
     });
   }

@@ -181,9 +181,7 @@ function links(app: string, net: string, guest: string, peer: string): readonly 
     `ip -n ${net} -6 route add fd78::/64 via ${ADDRESS.app.v6}`,
     `ip -n ${guest} route add default via 10.78.0.1; ip -n ${guest} -6 route add default via fd78::1`,
     `ip -n ${peer} route add default via 10.79.0.1; ip -n ${peer} -6 route add default via fd79::1`,
-    ...[app, net].map(
-      (ns) => `ip netns exec ${ns} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`,
-    ),
+    ...[app, net].map((ns) => `ip netns exec ${ns} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`),
   ];
 }
 

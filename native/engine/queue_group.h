@@ -1,0 +1,120 @@
+// What the engines of one device share: which of them has which flow, and a mailbox each.
+//
+// The kernel sends a flow's packets to the queue that last wrote one of its packets, so strays are
+// rare (drivers/net/tun.c, tun_flow_update); they are copied to their owner, and its answer moves
+// the flow back. Every engine lives in its own copy of this code (see engine_copies.h), so nothing
+// here is static: the group is one object that all copies use through their own inlined code.
+#pragma once
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "stack/neighbours.h"
+
+namespace engine {
+
+class QueueGroup {
+ public:
+  explicit QueueGroup(size_t queues) : secret_(base::random_key()), mailboxes_(queues) {
+    for (auto& mailbox : mailboxes_) {
+      mailbox = std::make_unique<Mailbox>();
+      mailbox->event.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    }
+  }
+
+  void claim(const wire::FlowKey& key, uint32_t queue) {
+    Shard& shard = shard_of(key);
+    std::lock_guard lock(shard.mutex);
+    shard.owners[key] = queue;
+  }
+
+  void release(const wire::FlowKey& key, uint32_t queue) {
+    Shard& shard = shard_of(key);
+    std::lock_guard lock(shard.mutex);
+    auto found = shard.owners.find(key);
+    if (found != shard.owners.end() && found->second == queue) shard.owners.erase(found);
+  }
+
+  /// @return false when no other queue has the flow
+  bool pass_on(const wire::FlowKey& key, std::span<const uint8_t> packet, uint32_t from) {
+    uint32_t to;
+    {
+      Shard& shard = shard_of(key);
+      std::lock_guard lock(shard.mutex);
+      auto found = shard.owners.find(key);
+      if (found == shard.owners.end() || found->second == from) return false;
+      to = found->second;
+    }
+    Mailbox& mailbox = *mailboxes_[to];
+    {
+      std::lock_guard lock(mailbox.mutex);
+      if (mailbox.packets.size() >= kMaxWaiting) return true;  // as if lost on the way
+      mailbox.packets.emplace_back(packet.begin(), packet.end());
+    }
+    uint64_t one = 1;
+    if (write(mailbox.event.get(), &one, sizeof one) < 0) return true;  // full: it will wake
+    return true;
+  }
+
+  int event_fd(uint32_t queue) const { return mailboxes_[queue]->event.get(); }
+
+  std::vector<std::vector<uint8_t>> take(uint32_t queue) {
+    Mailbox& mailbox = *mailboxes_[queue];
+    uint64_t count;
+    if (read(mailbox.event.get(), &count, sizeof count) < 0) count = 0;
+    std::lock_guard lock(mailbox.mutex);
+    return std::exchange(mailbox.packets, {});
+  }
+
+ private:
+  static constexpr size_t kShards = 64;
+  static constexpr size_t kMaxWaiting = 256;  // packets, at most 16 MiB
+  struct Hash {
+    base::SipKey secret;
+    size_t operator()(const wire::FlowKey& key) const { return wire::hash_of(secret, key); }
+  };
+  struct Shard {
+    std::mutex mutex;
+    std::unordered_map<wire::FlowKey, uint32_t, Hash> owners{0, Hash{base::random_key()}};
+  };
+  struct Mailbox {
+    std::mutex mutex;
+    base::UniqueFd event;
+    std::vector<std::vector<uint8_t>> packets;
+  };
+
+  Shard& shard_of(const wire::FlowKey& key) {
+    return shards_[wire::hash_of(secret_, key) % kShards];
+  }
+
+  base::SipKey secret_;
+  std::array<Shard, kShards> shards_;
+  std::vector<std::unique_ptr<Mailbox>> mailboxes_;
+};
+
+/// One engine's view of its group.
+class GroupMember final : public stack::Neighbours {
+ public:
+  GroupMember(std::shared_ptr<QueueGroup> group, uint32_t queue)
+      : group_(std::move(group)), queue_(queue) {}
+  void claim(const wire::FlowKey& key) override { group_->claim(key, queue_); }
+  void release(const wire::FlowKey& key) override { group_->release(key, queue_); }
+  bool pass_on(const wire::FlowKey& key, std::span<const uint8_t> packet) override {
+    return group_->pass_on(key, packet, queue_);
+  }
+  int event_fd() const { return group_->event_fd(queue_); }
+  std::vector<std::vector<uint8_t>> take() { return group_->take(queue_); }
+
+ private:
+  std::shared_ptr<QueueGroup> group_;
+  uint32_t queue_;
+};
+
+}  // namespace engine

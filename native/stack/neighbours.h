@@ -1,0 +1,22 @@
+// Other stacks of the same device, one per queue: a packet may come in on a queue whose stack does
+// not know its flow.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "wire/flow_key.h"
+
+namespace stack {
+
+class Neighbours {
+ public:
+  virtual ~Neighbours() = default;
+  /// This stack has the flow from now on.
+  virtual void claim(const wire::FlowKey& key) = 0;
+  virtual void release(const wire::FlowKey& key) = 0;
+  /// Gives a packet (with its virtio-net header) to the stack that has its flow.
+  /// @return false when none has it
+  virtual bool pass_on(const wire::FlowKey& key, std::span<const uint8_t> packet) = 0;
+};
+
+}  // namespace stack

@@ -1,0 +1,94 @@
+/** Flags, environment and files to one Config (pure: what is read comes in as functions). */
+import { z } from 'zod';
+import { isSystemCallFailure, ProxyVpnError } from '../errors.ts';
+import { parseUpstream, type UpstreamUrl } from '../proxy/upstream-url.ts';
+import type { Environment } from '../state/directory.ts';
+import type { UpOptions } from './cli.ts';
+import { type InboundPorts, usageError } from './option-values.ts';
+
+/**
+ * All that `up` was asked for; what the host is like is another matter. Plain data but for
+ * `upstream.credentials`, which no printer shows.
+ */
+export interface Config extends Omit<UpOptions, 'proxy' | 'proxyFile' | 'bypassUser' | 'allowInbound'> {
+  readonly upstream: UpstreamUrl;
+  /** uids. */
+  readonly bypassUsers: readonly number[];
+  readonly allowInbound: InboundPorts;
+}
+
+/** The outside world, as far as a Config depends on it. */
+export interface ConfigSources {
+  readonly environment: Environment;
+  /** @throws SystemCallFailure */
+  readonly readTextFile: (path: string) => string;
+  /** undefined when there is no such user. */
+  readonly uidOf: (user: string) => number | undefined;
+}
+
+/**
+ * The proxy is that of `--proxy` or `--proxy-file`, else of PROXYVPN_PROXY: what is typed beats what is inherited.
+ * @throws ProxyVpnError E_USAGE without a proxy or with an unknown user, E_PROXY_URL, E_PROXY_SCHEME, E_PROXY_FILE
+ */
+export function configOf(options: UpOptions, sources: ConfigSources): Config {
+  const { proxy, proxyFile, bypassUser, allowInbound, ...plain } = options;
+  return {
+    ...plain,
+    upstream: proxy ?? proxyFromFile(proxyFile, sources) ?? proxyFromEnvironment(sources.environment),
+    bypassUsers: [...new Set(bypassUser.map((user) => uidOrFail(user, sources)))],
+    allowInbound: allowInbound ?? { ports: [], sshPeer: true },
+  };
+}
+
+/** Above any URL that parseUpstream takes, with room for comments. */
+const LONGEST_PROXY_FILE = 64 * 1024;
+const proxyFileSchema = z
+  .string()
+  .max(LONGEST_PROXY_FILE)
+  .transform((text) => text.split('\n').map((line) => line.trim()))
+  .transform((lines) => lines.filter((line) => line !== '' && !line.startsWith('#')))
+  .pipe(z.tuple([z.string()]));
+
+function proxyFromFile(file: string | undefined, sources: ConfigSources): UpstreamUrl | undefined {
+  if (file === undefined) return undefined;
+  let text: string;
+  try {
+    text = sources.readTextFile(file);
+  } catch (cause) {
+    if (!isSystemCallFailure(cause)) throw cause;
+    const hint = 'give a file, readable for you, that holds the proxy URL';
+    throw new ProxyVpnError('E_PROXY_FILE', `cannot read ${file}: ${cause.code}`, { hint, cause, exitCode: 2 });
+  }
+  const content = proxyFileSchema.safeParse(text);
+  if (!content.success) {
+    const hint = 'write the URL alone on a line; lines that begin with # are comments';
+    throw new ProxyVpnError('E_PROXY_FILE', `${file} does not hold one proxy URL`, { hint, exitCode: 2 });
+  }
+  return parseFrom(file, content.data[0]);
+}
+
+function proxyFromEnvironment(environment: Environment): UpstreamUrl {
+  const text = environment['PROXYVPN_PROXY'];
+  if (text !== undefined && text !== '') return parseFrom('PROXYVPN_PROXY', text);
+  const other = ['https_proxy', 'HTTPS_PROXY', 'http_proxy'].find((name) => environment[name]);
+  const hint = other === undefined ? 'give --proxy HOST:PORT' : `${other} is set: give --proxy "$${other}"`;
+  throw usageError('no proxy is given', hint);
+}
+
+/** Says where the text stands that cannot be read. */
+function parseFrom(source: string, text: string): UpstreamUrl {
+  try {
+    return parseUpstream(text);
+  } catch (error) {
+    if (!(error instanceof ProxyVpnError)) throw error;
+    const { code, message, hint = '', exitCode } = error;
+    throw new ProxyVpnError(code, `${source}: ${message}`, { hint, exitCode });
+  }
+}
+
+function uidOrFail(user: string, sources: ConfigSources): number {
+  const uid = /^\d+$/.test(user) ? Number(user) : sources.uidOf(user);
+  if (uid === undefined)
+    throw usageError(`--bypass-user: there is no user ${user}`, 'see: getent passwd; or give a uid');
+  return uid;
+}

@@ -1,0 +1,112 @@
+/** Loads, verifies and removes the nftables table of a policy: by libnftables in this process, or by the nft program. */
+import { native } from '../native.ts';
+import {
+  type Backend,
+  type CommandResult,
+  commandError,
+  firstLine,
+  type Opened,
+  permissionError,
+  verifyError,
+} from './backend.ts';
+import { neededState } from './neighbours.ts';
+import { EVERY_RULE } from './every-rule.ts';
+import { differences, type NftObject, parseNft } from './nft-readback.ts';
+import type { FirewallPolicy } from './policy.ts';
+import { nftSetText, nftText, type Ruleset } from './rule.ts';
+import { checkTableName, rulesetOf, setsOf } from './ruleset.ts';
+import { isRoot, runTool } from './tool.ts';
+
+/** Speaks nft's language, whichever way. */
+interface Nft {
+  readonly name: 'libnftables' | 'nft';
+  /** `list ...`, answered in JSON. */
+  list(what: readonly string[]): Promise<CommandResult>;
+  /** One transaction: all of it, or nothing. @param isDry the kernel checks it and throws it away */
+  run(commands: string, isDry: boolean): Promise<CommandResult>;
+}
+
+/** include/nftables/libnftables.h, NFT_CTX_OUTPUT_JSON */
+const OUTPUT_JSON = 1 << 4;
+
+/** libnftables in this process: CAP_NET_ADMIN is enough. PROXYVPN_LIBNFTABLES names another file. */
+export function openLibnftables(): Promise<Opened> {
+  const addon = native();
+  const why = addon.nftLoad(process.env['PROXYVPN_LIBNFTABLES'] || 'libnftables.so.1');
+  if (why !== null) return Promise.resolve({ unavailable: why });
+  return openNftables({
+    name: 'libnftables',
+    list: (what) => addon.nftRun(`list ${what.join(' ')}`, OUTPUT_JSON, false),
+    run: (commands, isDry) => addon.nftRun(commands, 0, isDry),
+  });
+}
+
+/** The nft program, for root only. */
+export async function openNft(): Promise<Opened> {
+  if (!isRoot()) return { unavailable: 'only as root' };
+  const version = await runTool('nft', ['--version']);
+  if (version.rc !== 0) return { unavailable: firstLine(version.err) };
+  return openNftables({
+    name: 'nft',
+    list: (what) => runTool('nft', ['-j', 'list', ...what]),
+    run: (commands, isDry) => runTool('nft', [...(isDry ? ['-c'] : []), '-f', '-'], commands),
+  });
+}
+
+/** Asks the kernel whether it knows all that the rules need: a module may be missing. */
+async function openNftables(nft: Nft): Promise<Opened> {
+  const checked = await nft.run(nftText(rulesetOf(EVERY_RULE, { isUntracked: true })), true);
+  if (checked.rc === 0) return nftBackend(nft);
+  if (/Operation not permitted/.test(checked.err)) throw permissionError(firstLine(checked.err));
+  return { unavailable: firstLine(checked.err) || `exit code ${checked.rc}` };
+}
+
+function nftBackend(nft: Nft): Backend {
+  const wanted = async (policy: FirewallPolicy): Promise<Ruleset> =>
+    rulesetOf(policy, { isUntracked: !(await neededState(() => list(nft, ['chains']), policy.table)) });
+  const verify = async (ruleset: Ruleset): Promise<void> => {
+    const found = differences(ruleset, await list(nft, ['table', 'inet', ruleset.table]));
+    if (found.length > 0) throw verifyError(ruleset.table, found);
+  };
+  const isLoaded = async (table: string): Promise<boolean> =>
+    (await list(nft, ['tables'])).some(({ table: found }) => found?.family === 'inet' && found.name === table);
+  return {
+    name: nft.name,
+    isLoaded,
+    async load(policy) {
+      const ruleset = await wanted(policy);
+      await change(nft, nftText(ruleset), 'E_FIREWALL_LOAD', `cannot load the table inet ${policy.table}`);
+      await verify(ruleset);
+    },
+    async verify(policy) {
+      await verify(await wanted(policy));
+    },
+    async unload({ table }) {
+      checkTableName(table);
+      if (!(await isLoaded(table))) return 'absent';
+      await change(nft, `delete table inet ${table}\n`, 'E_FIREWALL_UNLOAD', `cannot remove the table inet ${table}`);
+      return 'undone';
+    },
+    async updateProxies(policy) {
+      const ruleset = await wanted(policy);
+      const proxySets = setsOf(policy).filter(
+        ({ name }) => /^proxies[46]$/.test(name) && ruleset.sets.some((used) => used.name === name),
+      );
+      if (proxySets.length > 0)
+        await change(nft, nftSetText(policy.table, proxySets), 'E_FIREWALL_LOAD', 'cannot replace the proxies');
+      await verify(ruleset);
+    },
+  };
+}
+
+async function change(nft: Nft, commands: string, code: string, what: string): Promise<void> {
+  const result = await nft.run(commands, false);
+  if (result.rc !== 0) throw commandError(code, what, result);
+}
+
+/** @throws ProxyVpnError E_FIREWALL_VERIFY when there is no answer, E_FIREWALL_PERMISSION */
+async function list(nft: Nft, what: readonly string[]): Promise<readonly NftObject[]> {
+  const result = await nft.list(what);
+  if (result.rc !== 0) throw commandError('E_FIREWALL_VERIFY', `cannot list ${what.join(' ')}`, result);
+  return parseNft(result.out);
+}

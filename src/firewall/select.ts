@@ -1,0 +1,54 @@
+/** Which backend of the packet filter is used on this host. */
+import { readFileSync } from 'node:fs';
+import { EXIT, ProxyVpnError } from '../errors.ts';
+import { BACKENDS, type Backend, type BackendName, type Opened, permissionError } from './backend.ts';
+import { openIptables } from './iptables.ts';
+import { openLibnftables, openNft } from './nft.ts';
+
+const OPENERS: { readonly [name in BackendName]: () => Promise<Opened> } = {
+  libnftables: openLibnftables,
+  nft: openNft,
+  iptables: openIptables,
+};
+
+/**
+ * The first backend that this host has and this user may use, or the one that PROXYVPN_FIREWALL names.
+ * @throws ProxyVpnError E_FIREWALL_UNAVAILABLE, E_FIREWALL_PERMISSION, E_FIREWALL_BACKEND for an unknown name
+ */
+export async function selectBackend(): Promise<Backend> {
+  requireNetAdmin();
+  const forced = process.env['PROXYVPN_FIREWALL'];
+  const reasons: string[] = [];
+  for (const name of forced ? [backendName(forced)] : BACKENDS) {
+    const opened = await OPENERS[name]();
+    if (!('unavailable' in opened)) return opened;
+    reasons.push(`${name}: ${opened.unavailable}`);
+  }
+  throw new ProxyVpnError('E_FIREWALL_UNAVAILABLE', `no packet filter can be used (${reasons.join('; ')})`, {
+    hint: 'install the package libnftables1 or nftables',
+  });
+}
+
+/** Every backend that this host has and this user may use, best first. PROXYVPN_FIREWALL does not narrow it. */
+export async function availableBackends(): Promise<readonly Backend[]> {
+  const opened = await Promise.all(BACKENDS.map((name) => OPENERS[name]()));
+  return opened.filter((backend): backend is Backend => !('unavailable' in backend));
+}
+
+function backendName(text: string): BackendName {
+  const name = BACKENDS.find((known) => known === text);
+  if (name) return name;
+  throw new ProxyVpnError('E_FIREWALL_BACKEND', `PROXYVPN_FIREWALL=${text} is no packet filter`, {
+    hint: `use one of: ${BACKENDS.join(', ')}`,
+    exitCode: EXIT.usage,
+  });
+}
+
+/** include/uapi/linux/capability.h */
+const CAP_NET_ADMIN = 12n;
+
+function requireNetAdmin(): void {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
+  if (effective !== undefined && (BigInt(`0x${effective}`) >> CAP_NET_ADMIN) & 1n) return;
+  throw permissionError('this process does not have it');
+}

@@ -1,0 +1,215 @@
+/** Real servers for the tests, each with a configuration of its own in the test's directory: proxies and origins. */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import path from 'node:path';
+import { type Background, run } from './process.ts';
+import { ADDRESS, bracketed, type Namespace, type Topology } from './topology.ts';
+
+function writeConfig(directory: string, name: string, lines: readonly string[]): string {
+  const file = path.join(directory, name);
+  fs.writeFileSync(file, `${lines.join('\n')}\n`);
+  return file;
+}
+
+/** A directory that servers which gave root away can write to. */
+function openDirectory(topology: Topology, name: string): string {
+  const directory = path.join(topology.directory, name);
+  fs.mkdirSync(directory, { recursive: true });
+  fs.chmodSync(directory, 0o777);
+  return directory;
+}
+
+export interface Credentials {
+  readonly user: string;
+  readonly password: string;
+}
+
+export interface ProxyServer {
+  readonly server: Background;
+  readonly port: number;
+  /** The proxy's own log, so far. */
+  log(): string;
+}
+
+const readOr = (file: string): string => (fs.existsSync(file) ? fs.readFileSync(file, 'utf8') : '');
+
+/** tinyproxy on every address of net. @param connectPorts ports it may CONNECT to; default all */
+export async function startTinyproxy(
+  topology: Topology,
+  port = 8888,
+  options: { readonly credentials?: Credentials; readonly connectPorts?: readonly number[] } = {},
+): Promise<ProxyServer> {
+  const directory = openDirectory(topology, `tinyproxy${port}`);
+  const log = path.join(directory, 'log');
+  const { credentials } = options;
+  const config = writeConfig(directory, 'conf', [
+    `Port ${port}`,
+    `LogFile "${log}"`,
+    'LogLevel Info',
+    'Timeout 60',
+    'MaxClients 1000',
+    ...(credentials ? [`BasicAuth ${credentials.user} ${credentials.password}`] : []),
+    ...(options.connectPorts ?? []).map((allowed) => `ConnectPort ${allowed}`),
+  ]);
+  const server = await topology.net.serve(['tinyproxy', '-d', '-c', config], port);
+  return { server, port, log: () => readOr(log) };
+}
+
+/** squid on every address of net, with Basic authentication by its NCSA helper where credentials are given. */
+export async function startSquid(
+  topology: Topology,
+  port = 3128,
+  options: { readonly credentials?: Credentials } = {},
+): Promise<ProxyServer> {
+  const directory = openDirectory(topology, `squid${port}`);
+  const log = path.join(directory, 'access.log');
+  const { credentials } = options;
+  const authentication: string[] = [];
+  if (credentials) {
+    const users = path.join(directory, 'users');
+    const { stdout } = await run(['openssl', 'passwd', '-apr1', credentials.password]);
+    fs.writeFileSync(users, `${credentials.user}:${stdout.trim()}\n`);
+    authentication.push(
+      `auth_param basic program /usr/lib/squid/basic_ncsa_auth ${users}`,
+      'auth_param basic realm test',
+      'acl known proxy_auth REQUIRED',
+    );
+  }
+  const config = writeConfig(directory, 'conf', [
+    `http_port ${port}`,
+    ...authentication,
+    'acl safe port 80 443 2222 8080 8443',
+    'http_access deny !safe',
+    `http_access allow ${credentials ? 'known' : 'all'}`,
+    'cache deny all',
+    'cache_mem 8 MB',
+    'pinger_enable off',
+    'shutdown_lifetime 0 seconds',
+    'visible_hostname squid.test',
+    'dns_nameservers 127.0.0.1',
+    `access_log stdio:${log}`,
+    `cache_log ${path.join(directory, 'cache.log')}`,
+    `coredump_dir ${directory}`,
+    `pid_filename ${path.join(directory, 'pid')}`,
+  ]);
+  const server = await topology.net.serve(['squid', '-N', '-f', config], port);
+  return { server, port, log: () => readOr(log) };
+}
+
+export interface WebServer {
+  readonly server: Background;
+  readonly httpPort: 8080;
+  readonly httpsPort: 8443;
+  /** Files in here are served under `/`; PUT stores under `/upload/`. */
+  readonly root: string;
+  /** The certificate of the throw-away authority. */
+  readonly authority: string;
+}
+
+/** A throw-away authority and a certificate of it for the origin's addresses. */
+async function makeCertificate(directory: string): Promise<{ authority: string; certificate: string; key: string }> {
+  const names = `IP:${ADDRESS.origin.v4},IP:${ADDRESS.origin.v6}`;
+  fs.writeFileSync(path.join(directory, 'extensions'), `subjectAltName=${names}\n`);
+  const newKey = '-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes';
+  for (const line of [
+    `req -x509 ${newKey} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem`,
+    `req ${newKey} -subj /CN=origin -keyout key.pem -out request`,
+    'x509 -req -days 2 -in request -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions -out cert.pem',
+  ]) {
+    const ran = await run(['openssl', ...line.split(' ')], { cwd: directory });
+    if (ran.code !== 0) throw new Error(`openssl: ${ran.stderr}`);
+  }
+  const file = (name: string): string => path.join(directory, name);
+  return { authority: file('ca.pem'), certificate: file('cert.pem'), key: file('key.pem') };
+}
+
+/** nginx as the origin: HTTP/1.1 and, over TLS, HTTP/2; serves and takes (PUT) files. */
+export async function startNginx(topology: Topology): Promise<WebServer> {
+  const directory = openDirectory(topology, 'nginx');
+  const root = path.join(directory, 'root');
+  fs.mkdirSync(path.join(root, 'upload'), { recursive: true });
+  fs.writeFileSync(path.join(root, 'hello'), 'hello from the origin\n');
+  const { authority, certificate, key } = await makeCertificate(directory);
+  const config = writeConfig(directory, 'conf', [
+    'user root; daemon off; worker_processes 1;',
+    `pid ${directory}/pid; error_log ${directory}/error.log;`,
+    'events { worker_connections 1024; }',
+    'http {',
+    `  access_log ${directory}/access.log; client_max_body_size 0; sendfile on; tcp_nopush on;`,
+    ...['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `  ${kind}_temp_path ${directory}/${kind};`),
+    '  server {',
+    '    listen 8080; listen [::]:8080;',
+    '    listen 8443 ssl http2; listen [::]:8443 ssl http2;',
+    `    ssl_certificate ${certificate}; ssl_certificate_key ${key};`,
+    `    root ${root};`,
+    '    location /upload/ { dav_methods PUT; }',
+    '  }',
+    '}',
+  ]);
+  const server = await topology.net.serve(['nginx', '-c', config], 8443);
+  return { server, httpPort: 8080, httpsPort: 8443, root, authority };
+}
+
+export interface SecureShell {
+  readonly server: Background;
+  readonly port: number;
+  /** Options that make ssh and scp use the throw-away keys and nothing of the user's own. */
+  readonly clientOptions: readonly string[];
+}
+
+/** A private sshd with throw-away keys; root logs in by key. */
+export async function startSshd(topology: Topology, where: Namespace, port = 2222): Promise<SecureShell> {
+  const directory = path.join(topology.directory, `sshd${port}`);
+  fs.mkdirSync(directory, { mode: 0o700 });
+  // Debian's sshd insists on its directory for privilege separation; /run is the tests' own.
+  fs.mkdirSync('/run/sshd', { recursive: true, mode: 0o755 });
+  const file = (name: string): string => path.join(directory, name);
+  for (const name of ['host', 'client']) await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', file(name)]);
+  const config = writeConfig(directory, 'conf', [
+    `Port ${port}`,
+    `HostKey ${file('host')}`,
+    `AuthorizedKeysFile ${file('client.pub')}`,
+    `PidFile ${file('pid')}`,
+    'PermitRootLogin prohibit-password',
+    'StrictModes no',
+    'UsePAM no',
+    'UseDNS no',
+    'Subsystem sftp internal-sftp',
+  ]);
+  const server = await where.serve(['/usr/sbin/sshd', '-D', '-e', '-f', config], port);
+  return {
+    server,
+    port,
+    clientOptions: [
+      ...['-F', 'none', '-i', file('client')],
+      ...['StrictHostKeyChecking=no', `UserKnownHostsFile=${file('known')}`, 'BatchMode=yes', 'LogLevel=ERROR'].flatMap(
+        (option) => ['-o', option],
+      ),
+    ],
+  };
+}
+
+/** A bare repository with some commits, ready for git's dumb HTTP protocol. @returns the commit a clone must have */
+export async function makeRepository(root: string): Promise<string> {
+  const work = path.join(root, '..', 'work');
+  const git = async (...args: readonly string[]): Promise<string> => {
+    const identity = ['-c', 'user.name=Test', '-c', 'user.email=test@invalid', '-c', 'init.defaultBranch=main'];
+    const ran = await run(['git', ...identity, ...args]);
+    if (ran.code !== 0) throw new Error(`git ${args.join(' ')}: ${ran.stderr}`);
+    return ran.stdout.trim();
+  };
+  await git('init', '-q', work);
+  for (let i = 0; i < 20; i++) {
+    fs.writeFileSync(path.join(work, `file${i}`), createHash('sha256').update(`${i}`).digest('hex').repeat(500));
+    await git('-C', work, 'add', '.');
+    await git('-C', work, 'commit', '-q', '-m', `commit ${i}`);
+  }
+  await git('clone', '-q', '--bare', work, path.join(root, 'repository.git'));
+  await git('-C', path.join(root, 'repository.git'), 'update-server-info');
+  return git('-C', work, 'rev-parse', 'HEAD');
+}
+
+/** `http://203.0.113.10:8080/hello` and the like. */
+export function originUrl(family: 'v4' | 'v6', filePath: string, scheme: 'http' | 'https' = 'http'): string {
+  return `${scheme}://${bracketed(ADDRESS.origin[family])}:${scheme === 'http' ? 8080 : 8443}${filePath}`;
+}
