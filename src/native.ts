@@ -31,6 +31,8 @@ export interface EngineOptions {
   readonly maxFlows: number;
   /** Bound of flows that wait for the proxy's answer at a time (SYN flood). */
   readonly maxPendingFlows: number;
+  /** Connections to the proxy to keep open ahead of need; 0 = none. */
+  readonly predial?: number;
   /** Report every opened and closed flow as an event (-v); refusals are always reported. */
   readonly flowEvents: boolean;
   /** Test only: 1 packet in N is lost, each way; 0 = none. */

@@ -102,6 +102,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     out.relay.max_flows = static_cast<uint32_t>(number(options, "maxFlows")) / queues;
     out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows")) / queues;
     out.driver.mtu = static_cast<uint32_t>(number(options, "mtu"));
+    out.relay.predial = (static_cast<uint32_t>(number(options, "predial")) + queues - 1) / queues;
     out.flow_events = boolean(options, "flowEvents");
     out.faults.drop_one_in = static_cast<uint32_t>(number(options, "dropOneIn"));
     return out;

@@ -37,7 +37,8 @@ Relay::Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
       epoll_fd_(epoll_fd),
       options_(std::move(options)),
       stack_(io, *this, driver_options, neighbours),
-      driver_(stack_.driver()) {}
+      driver_(stack_.driver()),
+      predialer_(dialer, epoll_fd, options_.predial) {}
 
 Relay::~Relay() {
   reset_all();
@@ -48,6 +49,7 @@ Relay::~Relay() {
 void Relay::set_upstreams(std::vector<UpstreamAddress> upstreams) {
   upstreams_ = std::move(upstreams);
   preferred_upstream_ = 0;
+  predialer_.close_all();
 }
 
 // ---- birth ----
@@ -119,6 +121,43 @@ void Relay::dial(Flow& flow) {
   if (upstreams_.empty()) return fail(flow, EDESTADDRREQ, "no upstream address");
   flow.upstream_index = static_cast<uint8_t>(preferred_upstream_ % upstreams_.size());
   flow.addresses_tried = 0;
+  if (!use_predialled(flow)) dial_next_address(flow);
+}
+
+// True when the request went out on a connection that was open already.
+bool Relay::use_predialled(Flow& flow) {
+  if (options_.predial == 0) return false;
+  int fd = predialer_.take();
+  if (fd < 0) return false;
+  flow.fd = fd;
+  flow.is_predialled = true;
+  flow.can_write = true;
+  flow.upstream_phase = UpstreamPhase::kConnecting;
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.data.ptr = &flow;
+  bool is_asked = epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event) == 0 && send_request(flow) == 0;
+  if (is_asked) stats_.predialled++;
+  refill_predialled();
+  if (is_asked) return true;
+  close_socket(flow);
+  flow.is_predialled = false;
+  return false;
+}
+
+void Relay::refill_predialled() {
+  if (options_.predial > 0 && !upstreams_.empty())
+    predialer_.refill(upstreams_[preferred_upstream_ % upstreams_.size()], now_ms_);
+}
+
+// No byte of an answer. On a connection that was open before, the proxy may just have closed it for
+// being idle: that is our mistake, so dial as if it had never been.
+void Relay::reply_is_missing(Flow& flow, int error, std::string_view text) {
+  if (!flow.is_predialled || flow.reply) return fail(flow, error, text);
+  predialer_.note_stale(now_ms_);
+  close_socket(flow);
+  flow.is_predialled = false;
+  flow.upstream_phase = UpstreamPhase::kNone;
   dial_next_address(flow);
 }
 
@@ -192,8 +231,8 @@ void Relay::read_reply(Flow& flow) {
       flow.can_read = false;
       return;
     }
-    if (n < 0) return fail(flow, errno, "reading the proxy's reply");
-    if (n == 0) return fail(flow, ECONNRESET, "the proxy closed without an answer");
+    if (n < 0) return reply_is_missing(flow, errno, "reading the proxy's reply");
+    if (n == 0) return reply_is_missing(flow, ECONNRESET, "the proxy closed without an answer");
     if (!flow.reply) flow.reply = std::make_unique<ConnectReply>();
     size_t rest = 0;
     auto got = static_cast<size_t>(n);
@@ -276,7 +315,15 @@ void Relay::notice_limit(const char* what) {
 
 // ---- what happens to a flow ----
 
-void Relay::on_socket(Flow& flow, uint32_t events) {
+void Relay::on_socket(void* data, uint32_t events) {
+  if (Predialer::is_idle_socket(data)) {
+    predialer_.on_socket(data, events, now_ms_);
+  } else {
+    on_flow_socket(*static_cast<Flow*>(data), events);
+  }
+}
+
+void Relay::on_flow_socket(Flow& flow, uint32_t events) {
   if (flow.phase == stack::Phase::kDead || flow.fd < 0) return;
   if (events & EPOLLOUT) flow.can_write = true;
   if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) flow.upstream_hung_up = true;
@@ -430,7 +477,7 @@ int Relay::timeout_ms() const {
     if (timeout < 0 || left < timeout) timeout = left;
   };
   if (!held_acks_.empty()) earlier(held_acks_.front().due_ms);
-  if (stack_.size() > 0) earlier((now_ms_ / 1000 + 1) * 1000);
+  if (stack_.size() > 0 || options_.predial > 0) earlier((now_ms_ / 1000 + 1) * 1000);
   return timeout;
 }
 

@@ -19,6 +19,7 @@
 
 #include "relay/dialer.h"
 #include "relay/flow.h"
+#include "relay/predial.h"
 #include "tcp/lwip_memory.h"
 
 namespace relay {
@@ -32,6 +33,7 @@ struct Options {
   uint64_t send_limit = 128ull << 20;  // bytes towards all apps
   uint32_t max_flows = 100000;
   uint32_t max_pending = 8192;
+  uint32_t predial = 0;  // idle connections to keep open
 };
 
 enum class EventKind : uint8_t {
@@ -57,6 +59,7 @@ struct RelayStats {
   uint64_t failed = 0;
   uint64_t reset = 0;
   uint64_t over_limit = 0;
+  uint64_t predialled = 0;  // dials that found a connection open
   uint64_t pending = 0;
   uint64_t active = 0;
   uint64_t to_upstream_bytes = 0;
@@ -76,8 +79,8 @@ class Relay final : public stack::Owner {
   const RelayStats& stats() const { return stats_; }
   uint64_t queued_bytes() const { return queued_bytes_; }
 
-  /// epoll says something about a flow's socket.
-  void on_socket(Flow& flow, uint32_t epoll_events);
+  /// epoll says something about a socket of this relay.
+  void on_socket(void* epoll_data, uint32_t epoll_events);
 
   void set_now(uint64_t now_ms);
   /// Does all work that came up; frees what is over. Call after every batch of events.
@@ -101,6 +104,10 @@ class Relay final : public stack::Owner {
  private:
   // relay.cc: life cycle
   void dial(Flow& flow);
+  void on_flow_socket(Flow& flow, uint32_t epoll_events);
+  bool use_predialled(Flow& flow);
+  void reply_is_missing(Flow& flow, int error, std::string_view text);
+  void refill_predialled();
   void dial_next_address(Flow& flow);
   int start_dial(Flow& flow);
   int send_request(Flow& flow);
@@ -149,6 +156,7 @@ class Relay final : public stack::Owner {
   stack::Stack stack_;
   tcp::Driver& driver_;
   RelayStats stats_;
+  Predialer predialer_;
   std::vector<UpstreamAddress> upstreams_;
   size_t preferred_upstream_ = 0;
   uint64_t now_ms_ = 0;

@@ -44,6 +44,7 @@ void Relay::run_wheel() {
     wheel_now_s_++;
     Flow* flow = wheel_[wheel_now_s_ % kWheelSlots];
     wheel_[wheel_now_s_ % kWheelSlots] = nullptr;
+    refill_predialled();
     while (flow) {
       Flow* next = flow->wheel_next;
       if (next) next->wheel_previous = nullptr;

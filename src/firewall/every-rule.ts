@@ -9,11 +9,23 @@ export const EVERY_RULE: FirewallPolicy = {
   fwmark: 1,
   exemptConnectionMark: 2,
   uid: 0,
-  proxies: [{ address: '192.0.2.1', port: 3128 }],
-  allowDns: ['192.0.2.1'],
+  proxies: [
+    { address: '192.0.2.1', port: 3128 },
+    { address: '2001:db8::1', port: 3128 },
+  ],
+  allowDns: ['192.0.2.1', '2001:db8::1'],
   allowLan: true,
-  bypass: ['192.0.2.0/24'],
+  bypass: ['192.0.2.0/24', '2001:db8::/64'],
   bypassUsers: [0],
-  inbound: { ports: [22], peers: [{ address: '192.0.2.1', localPort: 22 }] },
-  existing: [{ family: 4, localAddress: '192.0.2.1', localPort: 1, remoteAddress: '192.0.2.2', remotePort: 2 }],
+  inbound: {
+    ports: [22],
+    peers: [
+      { address: '192.0.2.1', localPort: 22 },
+      { address: '2001:db8::1', localPort: 22 },
+    ],
+  },
+  existing: [
+    { family: 4, localAddress: '192.0.2.1', localPort: 1, remoteAddress: '192.0.2.2', remotePort: 2 },
+    { family: 6, localAddress: '2001:db8::1', localPort: 1, remoteAddress: '2001:db8::2', remotePort: 2 },
+  ],
 };

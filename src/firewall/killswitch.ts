@@ -135,8 +135,7 @@ const lanSet = (family: 4 | 6): string => `{ ${LAN_NETWORKS[family].join(', ')} 
 function ofExisting(): readonly Rule[] {
   return both(
     'a connection older than the tunnel; a new one of the same ports is refused',
-    ({ ip, family }) =>
-      `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} accept`,
+    ({ ip, family }) => `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} accept`,
   );
 }
 

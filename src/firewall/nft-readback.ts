@@ -67,13 +67,20 @@ function setDifferences(wanted: NamedSet, found: readonly unknown[] | undefined)
   if (!found) return [`set ${wanted.name} is missing`];
   // The kernel joins neighbouring prefixes, so only emptiness can be compared.
   const isEqual = wanted.isInterval
-    ? (found.length > 0) === (wanted.elements.length > 0)
+    ? found.length > 0 === wanted.elements.length > 0
     : sortedText(wanted.elements) === sortedText(found.map(elementText));
   return isEqual ? [] : [`set ${wanted.name} has other elements`];
 }
 
 const sortedText = (elements: readonly string[]): string =>
-  [...elements.map((element) => element.split(' . ').map((part) => canonicalAddress(part) ?? part).join(' . '))]
+  [
+    ...elements.map((element) =>
+      element
+        .split(' . ')
+        .map((part) => canonicalAddress(part) ?? part)
+        .join(' . '),
+    ),
+  ]
     .sort()
     .join(', ');
 

@@ -9,8 +9,8 @@ import {
   permissionError,
   verifyError,
 } from './backend.ts';
-import { neededState } from './neighbours.ts';
 import { EVERY_RULE } from './every-rule.ts';
+import { neededState } from './neighbours.ts';
 import { differences, type NftObject, parseNft } from './nft-readback.ts';
 import type { FirewallPolicy } from './policy.ts';
 import { nftSetText, nftText, type Ruleset } from './rule.ts';

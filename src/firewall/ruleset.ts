@@ -115,7 +115,8 @@ function contains(outer: Prefix, inner: Prefix): boolean {
   return inner.length >= outer.length && bits(inner).startsWith(bits(outer).slice(0, outer.length));
 }
 
-export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string => (family === 4 ? tun.address4 : tun.address6);
+export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string =>
+  family === 4 ? tun.address4 : tun.address6;
 
 function rawChains(policy: FirewallPolicy): readonly Chain[] {
   const mark = hex(policy.fwmark);

@@ -269,12 +269,12 @@ export function encodeRoute(route: Route): Uint8Array {
     .u8(destination?.length ?? 0)
     .u8(source?.length ?? 0)
     .u8(route.tos)
-    .u8(0) // RTA_TABLE counts instead: this field holds 8 bits
+    .u8(route.table < 256 ? route.table : 0)
     .u8(route.protocol)
     .u8(isOnLink ? SCOPE.LINK : SCOPE.UNIVERSE)
     .u8(ROUTE_TYPES.indexOf(route.type))
     .u32(0);
-  const attributes: Attribute[] = [{ type: RTA.TABLE, value: route.table }];
+  const attributes: Attribute[] = route.table < 256 ? [] : [{ type: RTA.TABLE, value: route.table }];
   if (destination) attributes.push({ type: RTA.DST, value: addressBytes(destination.address) });
   if (source) attributes.push({ type: RTA.SRC, value: addressBytes(source.address) });
   if (nexthop?.index) attributes.push({ type: RTA.OIF, value: nexthop.index });

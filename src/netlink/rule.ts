@@ -56,7 +56,7 @@ export interface Rule {
   readonly action: RuleAction;
   /** 0 unless the action is `lookup`. */
   readonly table: number;
-  /** FRA_PROTOCOL: who made it; 2 kernel, 3 boot (`ip` without more), 210 ours. 0 before Linux 4.17. */
+  /** FRA_PROTOCOL: who made it; 2 kernel, 210 ours, 0 nobody said (`ip` without `protocol`). */
   readonly protocol: number;
   /** `not`: applies to what the selectors do not match. */
   readonly isInverted: boolean;
@@ -161,7 +161,7 @@ export function encodeRule(rule: Rule): Uint8Array {
     .u8(destination?.length ?? 0)
     .u8(source?.length ?? 0)
     .u8(rule.tos)
-    .u8(0) // FRA_TABLE counts instead: this field holds 8 bits
+    .u8(rule.table < 256 ? rule.table : 0)
     .zeros(2)
     .u8(ACTIONS.indexOf(rule.action))
     .u32(rule.isInverted ? FIB_RULE_INVERT : 0);
@@ -184,7 +184,7 @@ export function encodeRule(rule: Rule): Uint8Array {
       ...set(FRA.SUPPRESS_PREFIXLEN, rule.suppressPrefixLength),
       ...set(FRA.SUPPRESS_IFGROUP, rule.suppressGroup),
       ...set(FRA.GOTO, rule.gotoPriority),
-      ...set(FRA.TABLE, rule.table || undefined),
+      ...set(FRA.TABLE, rule.table < 256 ? undefined : rule.table),
       ...set(FRA.PROTOCOL, Uint8Array.of(rule.protocol)),
     ]),
   ]);

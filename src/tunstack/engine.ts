@@ -23,6 +23,8 @@ export interface Counters {
     readonly failed: number;
     readonly reset: number;
     readonly overLimit: number;
+    /** Ended because an application's kernel no longer answered. */
+    readonly givenUp: number;
   };
   readonly bytes: { readonly toUpstream: number; readonly toApp: number; readonly buffered: number };
   readonly packets: {
@@ -30,7 +32,6 @@ export interface Counters {
     readonly toApp: number;
     readonly malformed: number;
     readonly ignored: number;
-    readonly retransmitted: number;
     readonly tunWriteErrors: number;
   };
 }
@@ -47,6 +48,7 @@ export function readCounters(slots: BigUint64Array): Counters {
       failed: count(COUNTER.failedFlows),
       reset: count(COUNTER.resetFlows),
       overLimit: count(COUNTER.overLimitFlows),
+      givenUp: count(COUNTER.givenUpFlows),
     },
     bytes: {
       toUpstream: count(COUNTER.bytesToUpstream),
@@ -58,7 +60,6 @@ export function readCounters(slots: BigUint64Array): Counters {
       toApp: count(COUNTER.packetsToApp),
       malformed: count(COUNTER.malformedPackets),
       ignored: count(COUNTER.ignoredPackets),
-      retransmitted: count(COUNTER.retransmits),
       tunWriteErrors: count(COUNTER.tunWriteErrors),
     },
   };
@@ -86,9 +87,8 @@ export function startEngine(options: EngineOptions, onEvent: (event: FlowEvent) 
       onEvent({ kind: 'notice', errno: 0, code: '', message, suppressed: 0 });
     }
   });
-  const slots = engine.counters();
   return {
-    counters: () => readCounters(slots),
+    counters: () => readCounters(engine.counters()),
     setUpstreams: (addresses) => engine.setUpstreams(addresses),
     stop: () => engine.stop(),
   };

@@ -43,6 +43,8 @@ export type FlowEvent =
         readonly errno: number;
         /** `ETIMEDOUT`; empty when errno is 0. */
         readonly code: string;
+        /** What the engine was at: `cannot reach the proxy`. */
+        readonly message: string;
       })
   | (Reported & {
       /** `fatal`: the engine has ended and moves no more packets. */
@@ -111,7 +113,7 @@ function decodeRecord(record: DataView): FlowEvent | string {
   const suppressed = record.getUint32(AT.suppressed, true);
   if (kind === undefined) return `kind ${record.getUint8(AT.kind)}`;
   if (kind === 'fatal' || kind === 'notice') {
-    return { kind, errno, code: errnoName(errno), message: Buffer.from(textOf(record)).toString('utf8'), suppressed };
+    return { kind, errno, code: errnoName(errno), message: messageOf(record), suppressed };
   }
   if (family !== 4 && family !== 6) return `family ${family}`;
   const flow = { ...endsOf(record, family), ...countersOf(record), suppressed };
@@ -122,7 +124,7 @@ function decodeRecord(record: DataView): FlowEvent | string {
     case 'refused':
       return { kind, ...flow, status: record.getUint16(AT.status, true), reply: textOf(record) };
     case 'failed':
-      return { kind, ...flow, errno, code: errnoName(errno) };
+      return { kind, ...flow, errno, code: errnoName(errno), message: messageOf(record) };
   }
 }
 
@@ -151,6 +153,10 @@ function countersOf(record: DataView): FlowCounters {
 
 function textOf(record: DataView): Uint8Array {
   return new Uint8Array(record.buffer, record.byteOffset + AT.text, record.byteLength - AT.text).slice();
+}
+
+function messageOf(record: DataView): string {
+  return Buffer.from(textOf(record)).toString('utf8');
 }
 
 function errnoName(errno: number): string {

@@ -233,10 +233,9 @@ static void print_refusal(int port) {
     double start = now();
     ssize_t got = recv(fd, &byte, 1, 0);
     int read_error = errno;
-    const char *first_read = got > 0             ? "data"
-                       : got == 0          ? "EOF"
-                       : read_error == EAGAIN ? "still_open"
-                                           : error_name(read_error);
+    const char *first_read = got > 0 ? "data" : got == 0 ? "EOF" : error_name(read_error);
+    if (got < 0 && read_error == EAGAIN)
+      first_read = "still_open";
     printf(",\"first_read\":\"%s\",\"first_read_ms\":%.2f", first_read, (now() - start) * 1000);
     close(fd);
   }

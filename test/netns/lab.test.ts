@@ -3,8 +3,16 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { dumpDifference, dumpHost } from './host-state.ts';
-import { connectTo, startLabProxy } from './lab.ts';
-import { makeRepository, originUrl, startNginx, startSquid, startSshd, startTinyproxy, type WebServer } from './servers.ts';
+import { startLabProxy } from './lab.ts';
+import {
+  makeRepository,
+  originUrl,
+  startNginx,
+  startSquid,
+  startSshd,
+  startTinyproxy,
+  type WebServer,
+} from './servers.ts';
 import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
 
 let topology: Topology;
@@ -52,8 +60,6 @@ test('git clones over plain HTTP', async () => {
 test('labproxy refuses by port, and says when', async () => {
   const proxy = await startLabProxy(topology.net, 8899);
   const before = process.hrtime.bigint();
-  const direct = await connectTo(topology.net, ADDRESS.net.v4, 8899);
-  expect(direct.connect).toBe('OK');
   const curl = ['curl', '-sS', '-p', '-x', `http://${ADDRESS.net.v4}:8899`, `http://${ADDRESS.origin.v4}:9017/`];
   expect((await topology.app.run(curl)).code).not.toBe(0);
   expect(proxy.targets()).toEqual([`${ADDRESS.origin.v4} 9017`]);

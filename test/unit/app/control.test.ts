@@ -3,8 +3,8 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { EXIT, ProxyVpnError } from '../../../src/errors.ts';
 import { askDaemon, type ControlServer, serveControl } from '../../../src/app/control.ts';
+import { EXIT, ProxyVpnError } from '../../../src/errors.ts';
 
 let directory = '';
 let socketPath = '';

@@ -18,7 +18,10 @@ test('a failed system call names the call', () => {
 });
 
 test('anything else is a bug, and is called one', () => {
-  expect(errorDocument(new TypeError('x is undefined'))).toMatchObject({ code: 'E_BUG', message: 'TypeError: x is undefined' });
+  expect(errorDocument(new TypeError('x is undefined'))).toMatchObject({
+    code: 'E_BUG',
+    message: 'TypeError: x is undefined',
+  });
   expect(errorDocument('thrown text')).toMatchObject({ code: 'E_BUG', message: 'thrown text' });
 });
 

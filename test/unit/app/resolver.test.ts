@@ -3,12 +3,15 @@ import { parseResolvConf, remoteServers, resolveProxy, systemNameServers } from 
 
 describe('resolv.conf', () => {
   test('nameserver lines become canonical addresses, each once', () => {
-    const text = '# a comment\nsearch lan\nnameserver 10.0.0.53\n\tnameserver  FD00::0053 \nnameserver 10.0.0.53\noptions edns0\n';
+    const text =
+      '# a comment\nsearch lan\nnameserver 10.0.0.53\n\tnameserver  FD00::0053 \nnameserver 10.0.0.53\noptions edns0\n';
     expect(parseResolvConf(text)).toEqual(['10.0.0.53', 'fd00::53']);
   });
 
   test('what is no address is passed over, and a zone is cut off', () => {
-    expect(parseResolvConf('nameserver\nnameserver dns.lan\nnameserverx 1.1.1.1\nnameserver fe80::1%eth0\n')).toEqual(['fe80::1']);
+    expect(parseResolvConf('nameserver\nnameserver dns.lan\nnameserverx 1.1.1.1\nnameserver fe80::1%eth0\n')).toEqual([
+      'fe80::1',
+    ]);
   });
 
   test('a stub on loopback is no remote server', () => {
@@ -24,12 +27,18 @@ describe('the allowlist when none is given', () => {
   };
 
   test('is resolv.conf', async () => {
-    const read = files({ '/etc/resolv.conf': 'nameserver 10.0.0.1', '/run/systemd/resolve/resolv.conf': 'nameserver 10.0.0.2' });
+    const read = files({
+      '/etc/resolv.conf': 'nameserver 10.0.0.1',
+      '/run/systemd/resolve/resolv.conf': 'nameserver 10.0.0.2',
+    });
     expect(await systemNameServers(read)).toEqual(['10.0.0.1']);
   });
 
   test('is what systemd-resolved asks, where resolv.conf names only its stub', async () => {
-    const read = files({ '/etc/resolv.conf': 'nameserver 127.0.0.53', '/run/systemd/resolve/resolv.conf': 'nameserver 10.0.0.2' });
+    const read = files({
+      '/etc/resolv.conf': 'nameserver 127.0.0.53',
+      '/run/systemd/resolve/resolv.conf': 'nameserver 10.0.0.2',
+    });
     expect(await systemNameServers(read)).toEqual(['10.0.0.2']);
   });
 
@@ -49,7 +58,10 @@ describe('the proxy', () => {
   });
 
   test('a name gives all its addresses in the order of the resolver', async () => {
-    expect(await resolveProxy('proxy.lan', async () => ['fd00::1', '10.0.0.1', 'fd00::1'])).toEqual(['fd00::1', '10.0.0.1']);
+    expect(await resolveProxy('proxy.lan', async () => ['fd00::1', '10.0.0.1', 'fd00::1'])).toEqual([
+      'fd00::1',
+      '10.0.0.1',
+    ]);
   });
 
   test('a name without address, or one that fails, says so', async () => {

@@ -11,7 +11,11 @@ const session = {
 
 test('SSH_CONNECTION is client first, server last', () => {
   expect(parseSshConnection('192.0.2.7 50112 10.0.0.9 22')).toEqual(session);
-  expect(parseSshConnection('2001:db8::7 50112 fe80::9%eth0 2222')).toMatchObject({ family: 6, localAddress: 'fe80::9', localPort: 2222 });
+  expect(parseSshConnection('2001:db8::7 50112 fe80::9%eth0 2222')).toMatchObject({
+    family: 6,
+    localAddress: 'fe80::9',
+    localPort: 2222,
+  });
 });
 
 test('an IPv4-mapped connection is an IPv4 connection', () => {
@@ -19,7 +23,13 @@ test('an IPv4-mapped connection is an IPv4 connection', () => {
 });
 
 test('what is not a connection is none', () => {
-  for (const value of ['', 'a b c d', '192.0.2.7 0 10.0.0.9 22', '192.0.2.7 99999 10.0.0.9 22', '192.0.2.7 50112 10.0.0.9'])
+  for (const value of [
+    '',
+    'a b c d',
+    '192.0.2.7 0 10.0.0.9 22',
+    '192.0.2.7 99999 10.0.0.9 22',
+    '192.0.2.7 50112 10.0.0.9',
+  ])
     expect(parseSshConnection(value)).toBeUndefined();
 });
 

@@ -18,7 +18,10 @@ function fakeOpener(): TunOpener & { readonly open: Set<number> } {
 
 test('a device lives from apply to undo', async () => {
   const opener = fakeOpener();
-  const device = new TunDevice(async () => opener.open.size > 0, () => opener);
+  const device = new TunDevice(
+    async () => opener.open.size > 0,
+    () => opener,
+  );
   await device.observe(op);
   await device.apply(op);
   expect(device.fds).toEqual([30, 31]);

@@ -1,0 +1,58 @@
+// Connections to the proxy that are open before anybody needs them: saves a dial its first round
+// trip. Used only with a proxy that was seen to leave an idle connection open (learned, not assumed).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "relay/dialer.h"
+
+namespace relay {
+
+/// epoll's data.ptr of an idle socket; the low bit tells it from a flow.
+struct IdleSocket {
+  base::UniqueFd fd;
+  uint64_t opened_ms = 0;
+  bool is_connected = false;
+};
+
+class Predialer {
+ public:
+  Predialer(Dialer& dialer, int epoll_fd, uint32_t wanted)
+      : dialer_(dialer), epoll_fd_(epoll_fd), wanted_(wanted) {}
+
+  static bool is_idle_socket(void* epoll_data) {
+    return reinterpret_cast<uintptr_t>(epoll_data) & 1;
+  }
+
+  /// A connected socket, out of the pool but still known to epoll under its old name (modify it);
+  /// -1 when there is none.
+  int take();
+  /// epoll says something about an idle socket.
+  void on_socket(void* epoll_data, uint32_t events, uint64_t now_ms);
+  /// Opens what is missing. Call about once a second and after take().
+  void refill(const UpstreamAddress& upstream, uint64_t now_ms);
+  /// A socket from take() was closed by the proxy before it answered.
+  void note_stale(uint64_t now_ms) { distrust(now_ms); }
+  void close_all();
+
+  bool is_trusted() const { return is_trusted_; }
+  size_t size() const { return idle_.size(); }
+
+ private:
+  void open_one(const UpstreamAddress& upstream, uint64_t now_ms);
+  void remove(IdleSocket* socket);
+  void distrust(uint64_t now_ms);
+
+  Dialer& dialer_;
+  int epoll_fd_;
+  uint32_t wanted_;
+  std::vector<std::unique_ptr<IdleSocket>> idle_;
+  bool is_trusted_ = false;
+  uint64_t not_before_ms_ = 0;  // no trial before
+  uint64_t backoff_ms_ = 0;
+};
+
+}  // namespace relay

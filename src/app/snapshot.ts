@@ -1,0 +1,62 @@
+/** Reads what of the host the plan depends on. Changes nothing. */
+import fs from 'node:fs';
+import type { Connection } from '../firewall/policy.ts';
+import type { UpstreamAddress } from '../native.ts';
+import { connections } from '../netlink/diag.ts';
+import { addresses, links } from '../netlink/read.ts';
+import type { NetlinkRequest } from '../netlink/socket.ts';
+import { systemNameServers } from './resolver.ts';
+import { connectionKey } from './ssh-session.ts';
+import { readSysctl } from './sysctl.ts';
+
+export interface Snapshot {
+  /** Real uid of the process that will own the upstream sockets. */
+  readonly uid: number;
+  readonly slot: number;
+  readonly proxies: readonly UpstreamAddress[];
+  /** `off-by-default`: some device has it, but a new one would not. */
+  readonly ipv6: 'on' | 'off-by-default' | 'absent';
+  readonly nameServers: readonly string[];
+  /** TCP connections to and from other hosts that are not over. */
+  readonly connections: readonly Connection[];
+  /** The SSH connection in which `up` was typed, if it is really there. */
+  readonly sshSession: Connection | undefined;
+}
+
+export interface SnapshotInputs {
+  readonly slot: number;
+  readonly proxies: readonly UpstreamAddress[];
+  /** From the environment, not yet checked against the kernel. */
+  readonly claimedSession: Connection | undefined;
+}
+
+/** @throws NetlinkError, ProxyVpnError E_SYSCTL */
+export async function takeSnapshot(request: NetlinkRequest, inputs: SnapshotInputs): Promise<Snapshot> {
+  const all = connections(request).filter((connection) => !isLocal(connection));
+  const { claimedSession } = inputs;
+  const isThere = claimedSession && all.some((one) => connectionKey(one) === connectionKey(claimedSession));
+  return {
+    uid: process.getuid?.() ?? 0,
+    slot: inputs.slot,
+    proxies: inputs.proxies,
+    ipv6: await ipv6State(request),
+    nameServers: await systemNameServers(),
+    connections: all,
+    sshSession: isThere ? claimedSession : undefined,
+  };
+}
+
+function isLocal({ localAddress, remoteAddress }: Connection): boolean {
+  const isLoopback = (address: string): boolean => address === '::1' || address.startsWith('127.');
+  return isLoopback(localAddress) || isLoopback(remoteAddress) || localAddress === remoteAddress;
+}
+
+/** The kernel without IPv6 has no if_inet6; a host that switched it off everywhere has no address and a default of 1. */
+async function ipv6State(request: NetlinkRequest): Promise<Snapshot['ipv6']> {
+  if (!fs.existsSync('/proc/net/if_inet6')) return 'absent';
+  const isOffByDefault = (await readSysctl('net.ipv6.conf.default.disable_ipv6')) !== '0';
+  if (!isOffByDefault) return 'on';
+  const loopback = new Set(links(request).flatMap((link) => (link.isLoopback ? [link.index] : [])));
+  const isUsed = addresses(request).some(({ family, index }) => family === 6 && !loopback.has(index));
+  return isUsed ? 'off-by-default' : 'absent';
+}

@@ -1,0 +1,25 @@
+/** One tunnel from nothing to traffic and back: the order of the steps, and what happens when one fails. */
+import { ProxyVpnError } from '../errors.ts';
+import type { Backend } from '../firewall/backend.ts';
+import type { FirewallPolicy } from '../firewall/policy.ts';
+import { canonicalAddress, endpointText } from '../ip.ts';
+import type { Log } from '../log.ts';
+import type { UpstreamAddress } from '../native.ts';
+import { connectTemplate } from '../proxy/connect.ts';
+import { redactUpstream } from '../proxy/upstream-url.ts';
+import { Journal } from '../state/journal.ts';
+import type { StateDirectory } from '../state/directory.ts';
+import { type Engine, startEngine } from '../tunstack/engine.ts';
+import type { FlowEvent } from '../tunstack/flow.ts';
+import { applierOf, applyOps } from './apply.ts';
+import type { Host } from './host.ts';
+import { Incidents } from './incidents.ts';
+import type { Launch } from './launch.ts';
+import { type Op, type Plan, planUp, upstreamAddresses } from './plan.ts';
+import { markedProber, preflight } from './preflight.ts';
+import { downDocument, type StatusDocument } from './report.ts';
+import { resolveProxy } from './resolver.ts';
+import { isSelfTestDiverted, selfTest } from './self-test.ts';
+import { claimSlot, releaseSlot } from './slot.ts';
+import { takeSnapshot } from './snapshot.ts';
+import { type TeardownReport, tearDown } from './teardown.ts';
