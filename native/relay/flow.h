@@ -53,6 +53,7 @@ struct Flow : stack::Connection {
   Flow* wheel_next = nullptr;
   Flow* wheel_previous = nullptr;
   uint8_t wheel_slot = 0;
+  uint8_t read_chunks = 1;
 };
 
 }  // namespace relay

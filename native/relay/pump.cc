@@ -18,7 +18,7 @@ constexpr int kMaxGather = 32;
 constexpr int kReadRounds = 16;                     // of one flow before others get their turn
 constexpr uint32_t kCopyUpTo = 16 * 1024;           // smaller reads are copied into lwIP
 constexpr uint32_t kMaxUnsent = 128 * 1024;         // stop reading when the app's window is shut
-constexpr uint32_t kMaxQueuedPerFlow = 1024 * 1024;  // sent and unacknowledged included
+constexpr uint32_t kMaxQueuedPerFlow = 2048 * 1024;  // sent and unacknowledged included
 constexpr uint32_t kMinShare = 64 * 1024;
 constexpr uint32_t kScarceRead = 4096;  // what an empty flow may always read, so that none starves
 constexpr uint32_t kAckAtOnce = 8192;   // larger requests are acknowledged without delay
@@ -171,7 +171,9 @@ void Relay::pump_to_app(Flow& flow) {
     uint32_t allowance = read_allowance(flow);
     if (allowance == 0) break;
     uint32_t chunk = std::min(driver_.preferred_write(flow), allowance);
-    uint32_t chunks = std::clamp<uint32_t>(allowance / chunk, 1, kReadChunks);
+    // A flow that fills what it is given is given more: large reads are what makes many downloads
+    // at once cheap (docs/performance.md), small ones what keeps a question and answer quick.
+    uint32_t chunks = std::clamp<uint32_t>(allowance / chunk, 1, flow.read_chunks);
     iovec parts[kReadChunks];
     for (uint32_t i = 0; i < chunks; i++) {
       if (!scratch_[i] && !(scratch_[i] = send_buffers_.take())) return;
@@ -210,6 +212,11 @@ void Relay::pump_to_app(Flow& flow) {
       if (!flow.pcb) return settle(flow);
     }
     bool was_full = static_cast<uint32_t>(n) == chunk * chunks;
+    if (was_full && chunks == flow.read_chunks) {
+      flow.read_chunks = std::min<uint8_t>(static_cast<uint8_t>(flow.read_chunks * 4), kReadChunks);
+    } else if (static_cast<uint32_t>(n) < chunk) {
+      flow.read_chunks = 1;
+    }
     if (!was_full && !flow.upstream_hung_up) {
       flow.can_read = false;
       break;

@@ -172,7 +172,7 @@ class Relay final : public stack::Owner {
   };
   std::deque<HeldAck> held_acks_;
 
-  static constexpr uint32_t kReadChunks = 4;
+  static constexpr uint8_t kReadChunks = 16;  // of 64 KiB, per system call
   std::array<SendBuffer*, kReadChunks> scratch_{};
   tcp::BufferPool<SendBuffer> send_buffers_;
   uint64_t queued_bytes_ = 0;       // written and not acknowledged, all flows

@@ -1,6 +1,6 @@
 /** Flags, environment and files to one Config (pure: what is read comes in as functions). */
 import { z } from 'zod';
-import { isSystemCallFailure, ProxyVpnError } from '../errors.ts';
+import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
 import { parseUpstream, type UpstreamUrl } from '../proxy/upstream-url.ts';
 import type { Environment } from '../state/directory.ts';
 import type { UpOptions } from './cli.ts';
@@ -57,12 +57,16 @@ function proxyFromFile(file: string | undefined, sources: ConfigSources): Upstre
   } catch (cause) {
     if (!isSystemCallFailure(cause)) throw cause;
     const hint = 'give a file, readable for you, that holds the proxy URL';
-    throw new ProxyVpnError('E_PROXY_FILE', `cannot read ${file}: ${cause.code}`, { hint, cause, exitCode: 2 });
+    throw new ProxyVpnError('E_PROXY_FILE', `cannot read ${file}: ${cause.code}`, {
+      hint,
+      cause,
+      exitCode: EXIT.usage,
+    });
   }
   const content = proxyFileSchema.safeParse(text);
   if (!content.success) {
     const hint = 'write the URL alone on a line; lines that begin with # are comments';
-    throw new ProxyVpnError('E_PROXY_FILE', `${file} does not hold one proxy URL`, { hint, exitCode: 2 });
+    throw new ProxyVpnError('E_PROXY_FILE', `${file} does not hold one proxy URL`, { hint, exitCode: EXIT.usage });
   }
   return parseFrom(file, content.data[0]);
 }

@@ -15,7 +15,9 @@ const SOCKET_PATH_BYTES = 107;
 const REQUEST_BYTES = 4096;
 
 export interface ControlServer {
-  /** Stops listening, lets running answers end, removes the socket file. */
+  /** Takes no more questions and removes the socket file. Idempotent. */
+  stopListening(): void;
+  /** Stops listening and waits until running answers are sent. */
   close(): Promise<void>;
 }
 
@@ -91,13 +93,18 @@ export async function serveControl(socketPath: string, handlers: ControlHandlers
   } finally {
     process.umask(umask);
   }
+  let isListening = true;
+  const stopListening = (): void => {
+    if (!isListening) return;
+    isListening = false;
+    server.close();
+    fs.rmSync(socketPath, { force: true });
+  };
   return {
+    stopListening,
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      fs.rmSync(socketPath, { force: true });
+      stopListening();
       await Promise.all(running);
-      server.unref();
-      await Promise.race([closed, new Promise<void>((resolve) => setTimeout(resolve, 200).unref())]);
     },
   };
 }

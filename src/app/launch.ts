@@ -1,7 +1,8 @@
 /** What the CLI tells the daemon it starts, what comes back, and how one starts the other. */
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, type SpawnOptions, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import readline from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
 import { ProxyVpnError } from '../errors.ts';
 import type { Connection } from '../firewall/policy.ts';
 import { Credentials } from '../proxy/credentials.ts';
@@ -56,7 +57,8 @@ export async function startDaemon(
   createStateDirectory(directory);
   const log = fs.openSync(logFile(directory), 'a', 0o600);
   const [program, ...args] = selfCommand('__daemon');
-  const child = spawn(program, args, { detached: true, cwd: '/', stdio: ['pipe', 'pipe', log] });
+  const options = { detached: true, cwd: '/', stdio: ['pipe', 'pipe', log] } satisfies SpawnOptions;
+  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(program, args, options);
   fs.closeSync(log);
   // Ctrl-C reaches only this process; the daemon then undoes what it has begun and reports that.
   const passOn = (signal: NodeJS.Signals): void => void child.kill(signal);

@@ -33,6 +33,9 @@ export interface Backend {
 /** A backend, or why it cannot be used here. */
 export type Opened = Backend | { readonly unavailable: string };
 
+/** `load`: the kernel is asked whether it knows every kind of rule, a module may be missing. `look`: enough to unload. */
+export type Purpose = 'load' | 'look';
+
 /** The answer of a tool or library. `rc` 0 is success. */
 export interface CommandResult {
   readonly rc: number;
@@ -42,15 +45,20 @@ export interface CommandResult {
 
 /**
  * The error for a command that was refused.
- * @param code used unless it is a matter of permission; neither tool nor library tells that apart but by strerror(3)
+ * @param code used unless it is a matter of permission
  */
 export function commandError(code: string, what: string, result: CommandResult): ProxyVpnError {
   const said = firstLine(result.err) || `exit code ${result.rc}`;
-  return /Operation not permitted|Permission denied/.test(result.err)
+  return isPermission(result)
     ? permissionError(said)
     : new ProxyVpnError(code, `${what}: ${said}`, {
         hint: 'another packet filter can be chosen: PROXYVPN_FIREWALL=libnftables, nft or iptables',
       });
+}
+
+/** Neither the tools nor the library tell it apart but by strerror(3), in the C locale. */
+export function isPermission(result: CommandResult): boolean {
+  return /Operation not permitted|Permission denied/.test(result.err);
 }
 
 export function firstLine(text: string): string {

@@ -7,7 +7,7 @@
  */
 import { existsSync } from 'node:fs';
 import type { Family } from '../ip.ts';
-import { type Backend, commandError, firstLine, type Opened, verifyError } from './backend.ts';
+import { type Backend, commandError, firstLine, type Opened, type Purpose, verifyError } from './backend.ts';
 import { EVERY_RULE } from './every-rule.ts';
 import { birthLines, forgetLines, removeBorn } from './iptables-births.ts';
 import { chainNames, type IptablesChain, iptablesChains, TABLES } from './iptables-rules.ts';
@@ -37,7 +37,7 @@ export interface Iptables {
 /** Seconds to wait for the lock of another iptables. */
 const LOCK_SECONDS = '5';
 
-export async function openIptables(): Promise<Opened> {
+export async function openIptables(purpose: Purpose): Promise<Opened> {
   if (!isRoot()) return { unavailable: 'only as root' };
   // Without IPv6 in the kernel there is nothing to filter, and ip6tables fails.
   const families: readonly Family[] = existsSync('/proc/sys/net/ipv6') ? [4, 6] : [4];
@@ -47,7 +47,8 @@ export async function openIptables(): Promise<Opened> {
     const version = await runTool(`${program}-restore`, ['--version']);
     if (version.rc !== 0) return { unavailable: firstLine(version.err) };
     const tool = { family, program, isNft: version.out.includes('nf_tables') };
-    const checked = await restore(tool, loadText(tool, EVERY_RULE, new Map(), []), true);
+    const everyRule = purpose === 'load' ? loadText(tool, EVERY_RULE, new Map(), []) : '';
+    const checked = await restore(tool, everyRule, true);
     if (checked.rc !== 0) return { unavailable: `${program}: ${firstLine(checked.err)}` };
     tools.push(tool);
   }

@@ -5,7 +5,9 @@ import {
   type CommandResult,
   commandError,
   firstLine,
+  isPermission,
   type Opened,
+  type Purpose,
   permissionError,
   verifyError,
 } from './backend.ts';
@@ -30,35 +32,38 @@ interface Nft {
 const OUTPUT_JSON = 1 << 4;
 
 /** libnftables in this process: CAP_NET_ADMIN is enough. PROXYVPN_LIBNFTABLES names another file. */
-export function openLibnftables(): Promise<Opened> {
+export async function openLibnftables(purpose: Purpose): Promise<Opened> {
   const addon = native();
   const why = addon.nftLoad(process.env['PROXYVPN_LIBNFTABLES'] || 'libnftables.so.1');
-  if (why !== null) return Promise.resolve({ unavailable: why });
-  return openNftables({
+  if (why !== null) return { unavailable: why };
+  const nft: Nft = {
     name: 'libnftables',
     list: (what) => addon.nftRun(`list ${what.join(' ')}`, OUTPUT_JSON, false),
     run: (commands, isDry) => addon.nftRun(commands, 0, isDry),
-  });
+  };
+  return openNftables(nft, purpose);
 }
 
 /** The nft program, for root only. */
-export async function openNft(): Promise<Opened> {
+export async function openNft(purpose: Purpose): Promise<Opened> {
   if (!isRoot()) return { unavailable: 'only as root' };
   const version = await runTool('nft', ['--version']);
   if (version.rc !== 0) return { unavailable: firstLine(version.err) };
-  return openNftables({
+  const nft: Nft = {
     name: 'nft',
     list: (what) => runTool('nft', ['-j', 'list', ...what]),
     run: (commands, isDry) => runTool('nft', [...(isDry ? ['-c'] : []), '-f', '-'], commands),
-  });
+  };
+  return openNftables(nft, purpose);
 }
 
-/** Asks the kernel whether it knows all that the rules need: a module may be missing. */
-async function openNftables(nft: Nft): Promise<Opened> {
-  const checked = await nft.run(nftText(rulesetOf(EVERY_RULE, { isUntracked: true })), true);
-  if (checked.rc === 0) return nftBackend(nft);
-  if (/Operation not permitted/.test(checked.err)) throw permissionError(firstLine(checked.err));
-  return { unavailable: firstLine(checked.err) || `exit code ${checked.rc}` };
+async function openNftables(nft: Nft, purpose: Purpose): Promise<Opened> {
+  const everyRule = nftText(rulesetOf(EVERY_RULE, { isUntracked: true }));
+  const answer = purpose === 'load' ? await nft.run(everyRule, true) : await nft.list(['tables']);
+  if (answer.rc === 0) return nftBackend(nft);
+  const why = firstLine(answer.err) || `exit code ${answer.rc}`;
+  if (purpose === 'load' && isPermission(answer)) throw permissionError(why);
+  return { unavailable: why };
 }
 
 function nftBackend(nft: Nft): Backend {

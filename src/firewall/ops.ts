@@ -12,10 +12,10 @@ export interface FirewallLoadOp {
 }
 
 export interface FirewallBefore {
-  /** Loads the rules. */
+  /** What was about to load the rules. For the reader of a journal; undo looks for itself. */
   readonly backend: BackendName;
-  /** Holds rules of the same table already: what a crash left. They are replaced, and removed by undo. */
-  readonly leftBy: BackendName | null;
+  /** Where rules of the same table were already, left by a crash. They are replaced, and removed by undo. */
+  readonly leftBy: readonly BackendName[];
 }
 
 /** Which backends there are; another set for tests. */
@@ -35,25 +35,30 @@ function firewallLoad(choice: BackendChoice): Applier<FirewallLoadOp, FirewallBe
   return {
     async observe({ policy }) {
       const backend = await choice.select();
-      if (await backend.isLoaded(policy.table)) return { backend: backend.name, leftBy: backend.name };
-      for (const other of await choice.available())
-        if (await other.isLoaded(policy.table)) return { backend: backend.name, leftBy: other.name };
-      return { backend: backend.name, leftBy: null };
+      const leftBy: BackendName[] = [];
+      for (const other of await choice.available()) if (await other.isLoaded(policy.table)) leftBy.push(other.name);
+      return { backend: backend.name, leftBy };
     },
-    async apply({ policy }, { backend: name, leftBy }) {
-      const available = await choice.available();
-      const backend = available.find((candidate) => candidate.name === name) ?? (await choice.select());
+    async apply({ policy }, { leftBy }) {
+      const backend = await choice.select();
       await backend.load(policy);
       // Rules that the new ones did not replace, because they are elsewhere in the kernel.
-      const leftover = available.find((candidate) => candidate.name === leftBy);
-      if (leftover && !isSameKernelState(leftover.name, backend.name)) await leftover.unload(policy);
+      const isElsewhere = leftBy.some((name) => !isSameKernelState(name, backend.name));
+      if (!isElsewhere) return;
+      for (const other of await choice.available())
+        if (!isSameKernelState(other.name, backend.name)) await other.unload(policy);
     },
     async undo({ policy }): Promise<UndoResult> {
-      let isUndone = false;
-      // All of them, not only the recorded one: a table of ours that is left over blocks the host.
+      const outcomes: ('undone' | 'absent')[] = [];
+      const errors: unknown[] = [];
+      // Wherever they are, not only where the journal says: rules of ours that are left over block the host.
       for (const backend of await choice.available())
-        isUndone = (await backend.unload(policy)) === 'undone' || isUndone;
-      return { outcome: isUndone ? 'undone' : 'absent' };
+        await backend.unload(policy).then(
+          (outcome) => outcomes.push(outcome),
+          (error) => errors.push(error),
+        );
+      if (errors.length > 0) throw errors[0];
+      return { outcome: outcomes.includes('undone') ? 'undone' : 'absent' };
     },
     describe({ policy }) {
       const ruleset = rulesetOf(policy, { isUntracked: true });

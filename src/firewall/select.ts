@@ -1,11 +1,11 @@
 /** Which backend of the packet filter is used on this host. */
 import { readFileSync } from 'node:fs';
 import { EXIT, ProxyVpnError } from '../errors.ts';
-import { BACKENDS, type Backend, type BackendName, type Opened, permissionError } from './backend.ts';
+import { BACKENDS, type Backend, type BackendName, type Opened, type Purpose, permissionError } from './backend.ts';
 import { openIptables } from './iptables.ts';
 import { openLibnftables, openNft } from './nft.ts';
 
-const OPENERS: { readonly [name in BackendName]: () => Promise<Opened> } = {
+const OPENERS: { readonly [name in BackendName]: (purpose: Purpose) => Promise<Opened> } = {
   libnftables: openLibnftables,
   nft: openNft,
   iptables: openIptables,
@@ -20,7 +20,7 @@ export async function selectBackend(): Promise<Backend> {
   const forced = process.env['PROXYVPN_FIREWALL'];
   const reasons: string[] = [];
   for (const name of forced ? [backendName(forced)] : BACKENDS) {
-    const opened = await OPENERS[name]();
+    const opened = await OPENERS[name]('load');
     if (!('unavailable' in opened)) return opened;
     reasons.push(`${name}: ${opened.unavailable}`);
   }
@@ -29,10 +29,18 @@ export async function selectBackend(): Promise<Backend> {
   });
 }
 
-/** Every backend that this host has and this user may use, best first. PROXYVPN_FIREWALL does not narrow it. */
+/**
+ * What can see and remove rules in either place where they may be: nftables, by the better of its two backends, and
+ * iptables. Empty when there is nothing or nothing is permitted. PROXYVPN_FIREWALL does not narrow it.
+ */
 export async function availableBackends(): Promise<readonly Backend[]> {
-  const opened = await Promise.all(BACKENDS.map((name) => OPENERS[name]()));
-  return opened.filter((backend): backend is Backend => !('unavailable' in backend));
+  const found: Backend[] = [];
+  for (const name of BACKENDS) {
+    if (name === 'nft' && found.length > 0) continue;
+    const opened = await OPENERS[name]('look');
+    if (!('unavailable' in opened)) found.push(opened);
+  }
+  return found;
 }
 
 function backendName(text: string): BackendName {

@@ -59,17 +59,6 @@ export function redactUpstream(upstream: UpstreamUrl): string {
   return `http://${upstream.credentials === undefined ? '' : `${upstream.credentials}@`}${upstreamEndpoint(upstream)}`;
 }
 
-/**
- * The proxy with its password, such that `parseUpstream` reads the same value: for a pipe or an environment that
- * only our own daemon reads. Never for people, files or argv.
- */
-export function revealUpstream(upstream: UpstreamUrl): string {
-  const { credentials } = upstream;
-  if (credentials === undefined) return `http://${upstreamEndpoint(upstream)}`;
-  const userinfo = `${encodeURIComponent(credentials.user)}:${encodeURIComponent(credentials.password)}`;
-  return `http://${userinfo}@${upstreamEndpoint(upstream)}`;
-}
-
 function invalid(why: string, hint = FORM): ProxyVpnError {
   return new ProxyVpnError('E_PROXY_URL', `not a proxy address: ${why}`, { hint, exitCode: EXIT.usage });
 }

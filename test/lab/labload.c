@@ -6,6 +6,9 @@
 //   crr        connect, line, 1 KiB reply, EOF, close; -c at a time
 //   rtt        ping-pong of --size bytes on one connection
 //   idle       opens n, echoes a byte on each (echo1), holds t seconds, echoes again (echo2)
+//   stall      opens n downloads from 9002, reads none of them for t seconds, then --size bytes of each
+//   resets     for t seconds, -c at a time: RST by the origin, RST by the client on an idle and on a
+//              busy connection, refusal by the proxy; counts what did not end so
 //   integrity  --conns connections, -c at a time, of 0 to --max-size bytes with random stalls, every
 //              byte checked; --kinds 0 download, 1 upload, 2 echo (1 and 2 rely on half-close)
 //   halfclose  half-close and reset, both ways, and replies that come with or before data
@@ -96,10 +99,10 @@ void print_end(double cpu_before) {
 
 static int usage(void) {
   fputs(
-      "usage: labload up|down|bidir|crr|rtt|idle|integrity|halfclose|refused|stats --dst IP\n"
-      "  [--port P] [-n streams] [-t secs] [-c concurrency] [--proxy host:port] [--spread K]\n"
-      "  [--copy] [--size B] [--conns N] [--max-size B] [--seed N] [--kinds 012] [--stall-ms N]\n"
-      "  [--timeout S]\n",
+      "usage: labload up|down|bidir|crr|rtt|idle|stall|resets|integrity|halfclose|refused|stats\n"
+      "  --dst IP [--port P] [-n streams] [-t secs] [-c concurrency] [--proxy host:port]\n"
+      "  [--spread K] [--copy] [--size B] [--conns N] [--max-size B] [--seed N] [--kinds 012]\n"
+      "  [--stall-ms N] [--timeout S]\n",
       stderr);
   return 2;
 }
@@ -177,8 +180,8 @@ int main(int argc, char **argv) {
   } modes[] = {
       {"up", mode_bulk},       {"down", mode_bulk},           {"bidir", mode_bulk},
       {"crr", mode_crr},       {"rtt", mode_rtt},             {"idle", mode_idle},
-      {"refused", mode_refused}, {"integrity", mode_integrity}, {"halfclose", mode_halfclose},
-      {"stats", mode_stats},
+      {"stall", mode_stall},   {"resets", mode_resets},       {"refused", mode_refused},
+      {"stats", mode_stats},   {"integrity", mode_integrity}, {"halfclose", mode_halfclose},
   };
   if (!parse_arguments(argc, argv))
     return usage();

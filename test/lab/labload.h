@@ -80,6 +80,8 @@ int mode_bulk(void);
 int mode_crr(void);
 int mode_rtt(void);
 int mode_idle(void);
+int mode_stall(void);
+int mode_resets(void);
 int mode_integrity(void);
 int mode_halfclose(void);
 int mode_refused(void);

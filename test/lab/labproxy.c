@@ -23,6 +23,11 @@
 //
 // With -v each target is a line "connect http HOST PORT", each HTTP refusal a line
 // "answer STATUS PORT NANOSECONDS" (CLOCK_MONOTONIC, after the answer was sent).
+// -D MS plays a proxy whose round trip is MS away, where only the set-up is of interest: the answer to
+// CONNECT comes one round trip after the request and no earlier than two after accept(), which took
+// no time here and one round trip there. So a connection that was opened ahead saves MS, as it would.
+// Bytes that follow are not delayed.
+//
 // SIGUSR1 prints the counters to stderr.
 #define _GNU_SOURCE
 #include "labproxy.h"
@@ -52,12 +57,13 @@ __thread struct Worker *worker;
 const unsigned char *pattern;
 bool is_verbose;
 char *expected_credentials;
+unsigned distance_ms;
 
 static struct Worker workers[MAX_THREADS];
 static int thread_count = 1;
 static const char *listen_address;
 
-static uint64_t now_ms(void) {
+uint64_t now_ms(void) {
   return monotonic_ns() / 1000000;
 }
 
@@ -276,6 +282,7 @@ static void accept_some(struct Connection *listener) {
     struct Connection *c = calloc(1, sizeof *c);
     c->fd = fd;
     c->events = NOT_ADDED;
+    c->accepted_ms = distance_ms ? now_ms() : 0;
     worker->stats.accepted++;
     worker->stats.active++;
     if (listener->listener > 1)
@@ -286,20 +293,19 @@ static void accept_some(struct Connection *listener) {
 
 static void run_delayed(void) {
   uint64_t now = now_ms();
-  struct Connection *c = worker->delayed, *keep = NULL;
+  struct Connection *c = worker->delayed;
   worker->delayed = NULL;
   while (c != NULL) {
     struct Connection *next = c->next;
     if (c->due_ms > now) {
-      c->next = keep;
-      keep = c;
+      c->next = worker->delayed;
+      worker->delayed = c;
     } else {
       answer_delayed(c);
       handle(c, EPOLLIN);
     }
     c = next;
   }
-  worker->delayed = keep;
 }
 
 static void *run_worker(void *argument) {
@@ -307,8 +313,9 @@ static void *run_worker(void *argument) {
   worker->buffer = mmap(NULL, DISCARD_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                         -1, 0);
   struct epoll_event events[256];
+  const int poll_ms = distance_ms ? 1 : 5;
   for (;;) {
-    int ready = epoll_wait(worker->epoll, events, 256, worker->delayed ? 5 : -1);
+    int ready = epoll_wait(worker->epoll, events, 256, worker->delayed ? poll_ms : -1);
     for (int i = 0; i < ready; i++) {
       struct Connection *c = events[i].data.ptr;
       if (c->listener)
@@ -354,13 +361,15 @@ static void print_stats(int signal_number) {
 
 int main(int argc, char **argv) {
   static const char usage[] =
-      "usage: labproxy [-t THREADS] [-a USER:PASS] [-d] [-v] ADDRESS PORT\n"
-      "  -d  also plays the origin on ADDRESS:9001..9008, without a handshake\n";
+      "usage: labproxy [-t THREADS] [-a USER:PASS] [-D MS] [-d] [-v] ADDRESS PORT\n"
+      "  -d  also plays the origin on ADDRESS:9001..9008, without a handshake\n"
+      "  -D  answers a CONNECT as a proxy MS milliseconds of round trip away would\n";
   bool direct = false;
-  for (int option; (option = getopt(argc, argv, "t:a:dv")) != -1;) {
+  for (int option; (option = getopt(argc, argv, "t:a:D:dv")) != -1;) {
     switch (option) {
       case 't': thread_count = atoi(optarg); break;
       case 'a': expected_credentials = base64(optarg); break;
+      case 'D': distance_ms = (unsigned)atoi(optarg); break;
       case 'd': direct = true; break;
       case 'v': is_verbose = true; break;
       default: fputs(usage, stderr); return 2;

@@ -43,6 +43,7 @@ struct Connection {
   unsigned char *pending;  // output the socket did not take
   size_t pending_length, pending_offset;
   uint64_t count, offset, hash, due_ms;
+  uint64_t accepted_ms;  // 0 once the delay of -D is over
   char line[48];
   size_t line_length;
   struct Connection *next;  // in the list of delayed or of dead connections
@@ -65,11 +66,13 @@ extern __thread struct Worker *worker;
 extern const unsigned char *pattern;
 extern bool is_verbose;
 extern char *expected_credentials;  // base64 of user:pass, or NULL
+extern unsigned distance_ms;        // -D; 0 = next door
 
 // labproxy.c
 void send_bytes(struct Connection *c, const void *bytes, size_t count);
 void close_connection(struct Connection *c, bool reset);
 void delay_answer(struct Connection *c, uint64_t ms);
+uint64_t now_ms(void);
 void stats_text(char *text, size_t size);
 
 // labproxy_handshake.c

@@ -65,14 +65,8 @@ static void refuse(struct Connection *c, int socks_code, const char *status, con
   c->close_when_sent = true;
 }
 
-static void answer(struct Connection *c, const char *host, int port) {
+static void answer_port(struct Connection *c, int port) {
   static const char ssh_banner[] = "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n";
-  worker->stats.connects++;
-  c->port = (uint16_t)port;
-  if (is_verbose) {
-    printf("connect %s %s %d\n", c->is_socks ? "socks5" : "http", host, port);
-    fflush(stdout);
-  }
   switch (port) {
     case 9010: refuse(c, 5, "502 Bad Gateway", ""); return;
     case 9017: refuse(c, 2, "403 Forbidden", ""); return;
@@ -105,8 +99,32 @@ static void answer(struct Connection *c, const char *host, int port) {
   }
 }
 
+// How much longer the answer of a proxy at distance_ms would take.
+static uint64_t distance_left_ms(const struct Connection *c) {
+  uint64_t age = now_ms() - c->accepted_ms;
+  return age < distance_ms ? 2 * distance_ms - age : distance_ms;
+}
+
+static void answer(struct Connection *c, const char *host, int port) {
+  worker->stats.connects++;
+  c->port = (uint16_t)port;
+  if (is_verbose) {
+    printf("connect %s %s %d\n", c->is_socks ? "socks5" : "http", host, port);
+    fflush(stdout);
+  }
+  if (distance_ms)
+    delay_answer(c, distance_left_ms(c));
+  else
+    answer_port(c, port);
+}
+
 void answer_delayed(struct Connection *c) {
   c->state = ECHO;
+  if (c->accepted_ms) {
+    c->accepted_ms = 0;
+    answer_port(c, c->port);
+    return;
+  }
   if (c->port == 9019)
     refuse(c, 2, "403 Forbidden", "");
   else

@@ -1,4 +1,4 @@
-// labload up, down, bidir: how many bytes go through in a given time.
+// labload up, down, bidir, stall: how many bytes go through in a given time, and when nobody reads.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "labload.h"
 #include "pattern.h"
@@ -141,4 +142,64 @@ int mode_bulk(void) {
   print_load_errors(b.all, b.count);
   print_end(cpu);
   return ready == b.count && !b.broken && !b.live_up ? 0 : 1;
+}
+
+// Reads options.message_size bytes of each. @return how many delivered them
+static int resume_each(struct Load *all, int count) {
+  struct epoll_event events[256];
+  int good = 0, live = 0;
+  double end = now() + options.timeout_s;
+  for (int i = 0; i < count; i++) {
+    if (!all[i].is_alive)
+      continue;
+    load_watch(&all[i], EPOLLIN);
+    live++;
+  }
+  while (live && now() < end) {
+    int n = epoll_wait(epoll, events, 256, 200);
+    for (int i = 0; i < n; i++) {
+      struct Load *l = events[i].data.ptr;
+      ssize_t got = recv(l->fd, read_buffer, READ_BUFFER_SIZE, MSG_TRUNC);
+      if (got < 0 && errno == EAGAIN)
+        continue;
+      if (got <= 0) {
+        l->error = got < 0 ? errno : EPIPE;
+      } else {
+        l->got += (uint64_t)got;
+        if (l->got < (uint64_t)options.message_size)
+          continue;
+        good++;
+      }
+      live--;
+      l->is_alive = false;
+      load_close(l);
+    }
+  }
+  for (int i = 0; i < count; i++)
+    if (all[i].is_alive)
+      all[i].error = ETIMEDOUT;
+  return good;
+}
+
+int mode_stall(void) {
+  int n = options.streams;
+  struct Load *all = calloc((size_t)n, sizeof *all);
+  int *ports = calloc((size_t)n, sizeof *ports);
+  for (int i = 0; i < n; i++)
+    ports[i] = 9002;
+  double cpu = cpu_seconds(), start = now();
+  int connected = load_connect_all(all, n, ports, 256);
+  double opened = now();
+  fprintf(stderr, "labload: holding %d\n", connected);
+  fflush(stderr);
+  while (now() < opened + options.seconds)
+    usleep(10000);
+  double resumed = now();
+  int good = resume_each(all, n);
+  printf("{\"mode\":\"stall\",\"n\":%d,\"connected\":%d,\"resumed\":%d,\"open_s\":%.3f,"
+         "\"hold_s\":%.1f,\"resume_s\":%.3f",
+         n, connected, good, opened - start, options.seconds, now() - resumed);
+  print_load_errors(all, n);
+  print_end(cpu);
+  return good == n ? 0 : 1;
 }

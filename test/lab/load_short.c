@@ -1,4 +1,5 @@
-// labload crr, rtt, idle: how fast connections come and go, how long a byte takes, how many are held.
+// labload crr, resets, rtt, idle: how fast connections come and go, how long a byte takes, how many
+// are held.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
@@ -13,6 +14,8 @@
 #define REPLY_SIZE 1024
 #define MAX_TIMES (1u << 22)
 #define WARM_UP 20
+// Enough that more is under way when the client resets.
+#define BUSY_BYTES 262144
 
 struct Rounds {
   uint64_t done, failed, short_replies;
@@ -103,6 +106,90 @@ int mode_crr(void) {
   print_errors(r.errors);
   print_end(cpu);
   return r.failed || r.short_replies || r.live ? 1 : 0;
+}
+
+// How a connection of mode_resets ends.
+enum Ending { BY_ORIGIN, BY_CLIENT_IDLE, BY_CLIENT_BUSY, REFUSED, ENDINGS };
+
+static void start_reset(struct Rounds *r, struct Load *l) {
+  static const int ports[ENDINGS] = {
+      [BY_ORIGIN] = 9018, [BY_CLIENT_IDLE] = 9003, [BY_CLIENT_BUSY] = 9002, [REFUSED] = 9010};
+  l->index = r->next_index++;
+  l->kind = (int)(l->index % ENDINGS);
+  l->got = 0;
+  if (load_start(l, ports[l->kind]))
+    count_failure(r, l->error);
+  else
+    r->live++;
+}
+
+static void reset_by_client(struct Load *l) {
+  struct linger at_once = {1, 0};
+  setsockopt(l->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
+// True when the connection is over, as it should or otherwise.
+static bool step_reset(struct Rounds *r, struct Load *l) {
+  if (l->state != READY) {
+    int outcome = load_step(l);
+    if (outcome == 0)
+      return false;
+    if (outcome < 0 && l->kind == REFUSED && l->error == ECONNREFUSED) {
+      r->done++;
+      return true;
+    }
+    if (outcome < 0 || l->kind == REFUSED) {
+      count_failure(r, outcome < 0 ? l->error : EPROTO);
+      return true;
+    }
+    if (l->kind != BY_CLIENT_BUSY && send(l->fd, "x", 1, MSG_NOSIGNAL) != 1) {
+      count_failure(r, errno);
+      return true;
+    }
+    load_watch(l, EPOLLIN);
+    return false;
+  }
+  ssize_t got = recv(l->fd, read_buffer, 65536, 0);
+  if (got < 0 && errno == EAGAIN)
+    return false;
+  if (got > 0) {
+    l->got += (uint64_t)got;
+    if (l->kind == BY_CLIENT_BUSY && l->got < BUSY_BYTES)
+      return false;
+    reset_by_client(l);
+  }
+  bool is_expected = l->kind == BY_ORIGIN ? got < 0 && errno == ECONNRESET : got > 0;
+  if (is_expected)
+    r->done++;
+  else
+    count_failure(r, got < 0 ? errno : got == 0 ? EPIPE : EBADMSG);
+  return true;
+}
+
+int mode_resets(void) {
+  struct Load *all = calloc((size_t)options.concurrency, sizeof *all);
+  struct Rounds r = {0};
+  struct epoll_event events[256];
+  double cpu = cpu_seconds(), end = now() + options.seconds;
+  for (int i = 0; i < options.concurrency; i++)
+    start_reset(&r, &all[i]);
+  while (r.live && now() < end + 3) {
+    int n = epoll_wait(epoll, events, 256, 100);
+    for (int i = 0; i < n; i++) {
+      struct Load *l = events[i].data.ptr;
+      if (!step_reset(&r, l))
+        continue;
+      load_close(l);
+      r.live--;
+      if (now() < end)
+        start_reset(&r, l);
+    }
+  }
+  printf("{\"mode\":\"resets\",\"conc\":%d,\"done\":%llu,\"failed\":%llu,\"stuck\":%d",
+         options.concurrency, (ull)r.done, (ull)r.failed, r.live);
+  print_errors(r.errors);
+  print_end(cpu);
+  return r.failed || r.live ? 1 : 0;
 }
 
 static bool ping(int fd, unsigned char *message, size_t size) {

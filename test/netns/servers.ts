@@ -143,6 +143,7 @@ export async function startNginx(topology: Topology): Promise<WebServer> {
     `    ssl_certificate ${certificate}; ssl_certificate_key ${key};`,
     `    root ${root};`,
     '    location /upload/ { dav_methods PUT; }',
+    '    location = /whoami { return 200 "$remote_addr\\n"; }',
     '  }',
     '}',
   ]);
@@ -207,6 +208,21 @@ export async function makeRepository(root: string): Promise<string> {
   await git('clone', '-q', '--bare', work, path.join(root, 'repository.git'));
   await git('-C', path.join(root, 'repository.git'), 'update-server-info');
   return git('-C', work, 'rev-parse', 'HEAD');
+}
+
+/** Resolvers and echo servers in net that answer by UDP (and DNS by TCP), on addresses of the "internet". */
+export const DATAGRAM_ADDRESS = { v4: '203.0.113.53', v6: '2001:db8:113::53' } as const;
+export const OTHER_RESOLVER = { v4: '203.0.113.54', v6: '2001:db8:113::54' } as const;
+
+/** UDP echo on 443 and 7777, and DNS (udp and tcp 53: every name is 192.0.2.1 or 2001:db8::1) on those addresses. */
+export async function startDatagramServers(topology: Topology): Promise<Background> {
+  // The addresses are local by a route only; IPv6 sockets bind to such only where this is allowed.
+  await topology.net.must(['sysctl', '-qw', 'net.ipv6.ip_nonlocal_bind=1']);
+  const program = path.join(import.meta.dirname, 'datagram_servers.py');
+  const addresses = [...Object.values(DATAGRAM_ADDRESS), ...Object.values(OTHER_RESOLVER), ADDRESS.net.v4];
+  const server = topology.net.start(['/usr/bin/python3', program, ...addresses]);
+  await server.until('sockets', () => server.stdout.includes('ready'));
+  return server;
 }
 
 /** `http://203.0.113.10:8080/hello` and the like. */

@@ -52,6 +52,11 @@ describe('the journal format', () => {
     expect(states(WHOLE)).toEqual(['1 done', '3 undone', '5 undone', '8 intended']);
   });
 
+  it('reads a change before which nothing was observed', () => {
+    const { entries, problems } = read(journalLine({ n: 0, is: 'intended', op: link('a'), before: undefined }));
+    expect([entries[0]?.before, problems]).toEqual([undefined, []]);
+  });
+
   it('cut at any byte, as a crash does, is what the whole lines say, without a complaint', () => {
     for (let length = 0; length <= WHOLE.length; length++) {
       const cut = WHOLE.subarray(0, length);

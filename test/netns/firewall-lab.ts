@@ -1,0 +1,269 @@
+/**
+ * The topology with a stand-in for the tunnel, and the packet filter's backends run inside it as the product runs them.
+ *
+ *      app                              far
+ *    pvpn0 198.18.0.1  ────────────  tun0    takes connections to every address and answers "tunnel"
+ *          fd70:7670:6e00::1
+ *
+ * Routing rules are those of the product: `not fwmark M ipproto tcp lookup 52100` and the exceptions before it.
+ */
+import path from 'node:path';
+import { buildSync } from 'esbuild';
+import type { BackendName } from '../../src/firewall/backend.ts';
+import type { FirewallPolicy } from '../../src/firewall/policy.ts';
+import { type Background, type Ran, run, until } from './process.ts';
+import { ADDRESS, makeTopology, Namespace, type Topology, type TopologyOptions } from './topology.ts';
+
+export const MARK = 0x50560000;
+export const ENGINE_UID = 20_001;
+export const BYPASS_UID = 20_002;
+export const OTHER_UID = 20_003;
+export const CAP_NET_ADMIN = 1 << 12;
+export const CAP_NET_RAW = 1 << 13;
+export const PROXY_PORT = 8888;
+const TABLE = '52100';
+
+/** `legacy` is iptables over the old kernel interface; `iptables` speaks to nf_tables. */
+export type Variant = BackendName | 'iptables-legacy';
+export const VARIANTS: readonly Variant[] = ['libnftables', 'nft', 'iptables', 'iptables-legacy'];
+
+export const POLICY: FirewallPolicy = {
+  table: 'proxyvpn',
+  killswitch: true,
+  tun: { name: 'pvpn0', address4: '198.18.0.1', address6: 'fd70:7670:6e00::1' },
+  fwmark: MARK,
+  exemptConnectionMark: MARK + 0x100,
+  uid: ENGINE_UID,
+  proxies: [ADDRESS.net.v4, ADDRESS.net.v6].map((address) => ({ address, port: PROXY_PORT })),
+  allowDns: [ADDRESS.net.v4, ADDRESS.net.v6],
+  allowLan: false,
+  bypass: [],
+  bypassUsers: [],
+  inbound: { ports: [], peers: [] },
+  existing: [],
+};
+
+/** What firewall-probe.py takes. */
+export interface Probe {
+  readonly proto: 'tcp' | 'udp' | 'icmp' | 'gre';
+  readonly family: 4 | 6;
+  readonly to: string;
+  readonly port?: number;
+  readonly from_port?: number;
+  readonly device?: string;
+  readonly mark?: number;
+  readonly uid?: number;
+  readonly caps?: number;
+  readonly send?: number;
+  readonly read?: boolean;
+  readonly timeout_ms?: number;
+}
+
+export interface Outcome {
+  readonly ok: boolean;
+  readonly answer?: string;
+  readonly error?: string;
+}
+
+const here = import.meta.dirname;
+const root = path.join(here, '..', '..');
+
+/** The product's own code with a command line: COMMAND POLICY, where COMMAND is a method of Backend, or apply or undo. */
+const DRIVER = `
+import { firewallAppliers } from './src/firewall/ops.ts';
+import { selectBackend } from './src/firewall/select.ts';
+const [command, text] = process.argv.slice(2);
+const policy = JSON.parse(text);
+const op = { kind: 'firewall.load', policy };
+const applier = firewallAppliers()['firewall.load'];
+const commands = {
+  apply: async () => applier.apply(op, await applier.observe(op)),
+  undo: async () => (await applier.undo(op, undefined)).outcome,
+  isLoaded: async () => (await selectBackend()).isLoaded(policy.table),
+};
+const call = commands[command] ?? (async () => (await selectBackend())[command](policy));
+try {
+  console.log(JSON.stringify({ result: await call() }));
+} catch (error) {
+  console.log(JSON.stringify({ code: error.code, message: error.message }));
+  process.exitCode = error.exitCode ?? 70;
+}
+`;
+
+export interface DriverAnswer {
+  readonly result?: unknown;
+  readonly code?: string;
+  readonly message?: string;
+  readonly exitCode: number;
+}
+
+export class FirewallLab {
+  readonly topology: Topology;
+  readonly far: Namespace;
+  readonly #driver: string;
+
+  private constructor(topology: Topology, far: Namespace, driver: string) {
+    this.topology = topology;
+    this.far = far;
+    this.#driver = driver;
+  }
+
+  static async make(options: TopologyOptions = {}): Promise<FirewallLab> {
+    const topology = await makeTopology({ originIsDirect: true, ...options });
+    const far = new Namespace(`${topology.app.name}far`);
+    const driver = path.join(topology.directory, 'driver.mjs');
+    buildSync({
+      stdin: { contents: DRIVER, resolveDir: root, loader: 'ts' },
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      outfile: driver,
+      logLevel: 'error',
+    });
+    const legacy = ['iptables', 'ip6tables'].flatMap((name) =>
+      ['', '-save', '-restore'].map((tool) => `ln -s $(command -v ${name}-legacy${tool}) legacy/${name}${tool}`),
+    );
+    const script = [...tunnel(topology.app.name, far.name), `mkdir ${topology.directory}/legacy`];
+    const setUp = [...script, `cd ${topology.directory}`, ...legacy].join('\n');
+    const ran = await run(['bash', '-euc', setUp]);
+    const lab = new FirewallLab(topology, far, driver);
+    if (ran.code !== 0) {
+      await lab.remove();
+      throw new Error(`firewall lab: ${ran.stderr}`);
+    }
+    await lab.serve(far, 'tunnel', 80, 53, 8080);
+    await lab.serve(topology.net, 'net', 80, 53, PROXY_PORT, PROXY_PORT + 1);
+    return lab;
+  }
+
+  get app(): Namespace {
+    return this.topology.app;
+  }
+
+  /** Calls a backend in app, in a process of its own. @param prefix a command that runs the driver: setpriv, say */
+  async drive(
+    variant: Variant,
+    command: string,
+    policy: FirewallPolicy = POLICY,
+    prefix: readonly string[] = [],
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<DriverAnswer> {
+    const isLegacy = variant === 'iptables-legacy';
+    const addon = process.env['PROXYVPN_ADDON'] ?? path.join(root, 'build', 'Release', 'proxyvpn.node');
+    const system = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+    const ran = await this.app.run([...prefix, process.execPath, this.#driver, command, JSON.stringify(policy)], {
+      env: {
+        PATH: isLegacy ? `${this.topology.directory}/legacy:${system}` : system,
+        PROXYVPN_FIREWALL: isLegacy ? 'iptables' : variant,
+        PROXYVPN_ADDON: addon,
+        ...env,
+      },
+    });
+    if (ran.stdout === '') throw new Error(`driver: ${ran.stderr}`);
+    return { ...(JSON.parse(ran.stdout) as Omit<DriverAnswer, 'exitCode'>), exitCode: ran.code };
+  }
+
+  /** Like drive, but a refusal rejects. */
+  async must(variant: Variant, command: string, policy: FirewallPolicy = POLICY): Promise<unknown> {
+    const answer = await this.drive(variant, command, policy);
+    if (answer.exitCode !== 0) throw new Error(`${variant} ${command}: ${answer.code}: ${answer.message}`);
+    return answer.result;
+  }
+
+  async probe(from: Namespace, probe: Probe): Promise<Outcome> {
+    const command = ['/usr/bin/python3', path.join(here, 'firewall-probe.py'), JSON.stringify(probe)];
+    return JSON.parse(await from.must(command)) as Outcome;
+  }
+
+  serve(where: Namespace, answer: string, ...ports: readonly number[]): Promise<Background> {
+    const command = ['/usr/bin/python3', path.join(here, 'firewall-serve.py'), answer, ...ports.map(String)];
+    return where.serve(command, ports.at(-1) ?? 0);
+  }
+
+  capture(): Promise<Capture> {
+    return Capture.start(this);
+  }
+
+  /** Takes away what a test may have left. */
+  async clean(): Promise<void> {
+    for (const variant of ['libnftables', 'iptables', 'iptables-legacy'] as const) await this.drive(variant, 'unload');
+    await this.app.run(['nft', 'flush', 'ruleset']);
+  }
+
+  async remove(): Promise<void> {
+    await this.topology.remove();
+    await this.far.remove();
+  }
+}
+
+function tunnel(app: string, far: string): readonly string[] {
+  const rule = `rule add priority 5206 not fwmark ${MARK}/0xffffffff ipproto tcp lookup ${TABLE}`;
+  const user = `rule add priority 5202 uidrange ${BYPASS_UID}-${BYPASS_UID} ipproto tcp lookup main`;
+  return [
+    `ip netns add ${far}`,
+    `ip -n ${far} link set lo up`,
+    `ip netns exec ${far} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0`,
+    `ip netns exec ${far} sysctl -qw net.ipv6.conf.default.accept_dad=0`,
+    `ip link add pvpn0 netns ${app} type veth peer name tun0 netns ${far}`,
+    `ip netns exec ${app} sysctl -qw net.ipv4.conf.pvpn0.rp_filter=2 net.ipv4.conf.all.src_valid_mark=1`,
+    `ip -n ${app} addr add 198.18.0.1/32 dev pvpn0; ip -n ${app} addr add fd70:7670:6e00::1/128 dev pvpn0 nodad`,
+    `ip -n ${app} link set pvpn0 up; ip -n ${far} link set tun0 up`,
+    `ip -n ${far} addr add fe80::1/64 dev tun0 nodad`,
+    // Every address is this host's, so that ARP and connections to any of them are answered.
+    `ip -n ${far} route add local default dev lo; ip -n ${far} -6 route add local default dev lo`,
+    ...['198.18.0.1/32', '10.78.0.0/24'].map((to) => `ip -n ${far} route add ${to} dev tun0`),
+    `mac=$(ip -n ${app} -br link show pvpn0 | awk '{print $3}')`,
+    `ip -n ${far} -6 neigh add fe80::2 lladdr $mac dev tun0 nud permanent`,
+    ...['fd70:7670:6e00::1/128', 'fd78::/64'].map((to) => `ip -n ${far} -6 route add ${to} via fe80::2 dev tun0`),
+    ...['198.18.0.1', '10.78.0.2'].map((to) => `ip -n ${far} neigh add ${to} lladdr $mac dev tun0 nud permanent`),
+    `ip -n ${app} route add default dev pvpn0 table ${TABLE}`,
+    `ip -n ${app} -6 route add default via fe80::1 dev pvpn0 table ${TABLE}`,
+    ...['-4', '-6'].flatMap((family) => [`ip -n ${app} ${family} ${rule}`, `ip -n ${app} ${family} ${user}`]),
+  ];
+}
+
+/** Packets that app sends over its uplink, as net receives them. */
+export class Capture {
+  readonly #lab: FirewallLab;
+  readonly #tcpdump: Background;
+
+  private constructor(lab: FirewallLab, tcpdump: Background) {
+    this.#lab = lab;
+    this.#tcpdump = tcpdump;
+  }
+
+  static async start(lab: FirewallLab): Promise<Capture> {
+    const tcpdump = lab.topology.net.start([
+      'tcpdump',
+      '-i',
+      'app0',
+      '-Q',
+      'in',
+      '-nn',
+      '-l',
+      '--immediate-mode',
+      'ip or ip6',
+    ]);
+    await tcpdump.until('capture', () => tcpdump.stderr.includes('listening on'));
+    return new Capture(lab, tcpdump);
+  }
+
+  /** Ends it, once a permitted packet sent last has been seen: then every earlier one has been, too. @returns lines */
+  async stop(): Promise<readonly string[]> {
+    await this.#lab.probe(this.#lab.app, {
+      proto: 'udp',
+      family: 4,
+      to: ADDRESS.net.v4,
+      port: 53,
+      from_port: LAST_PORT,
+    });
+    await this.#tcpdump.until('last packet', () => this.#tcpdump.stdout.includes(`.${LAST_PORT} > `));
+    await this.#tcpdump.stop('SIGINT');
+    return this.#tcpdump.stdout.split('\n').filter((line) => line !== '' && !line.includes(`.${LAST_PORT} > `));
+  }
+}
+
+const LAST_PORT = 9999;
+
+export type { Ran };
+export { until };

@@ -1,0 +1,97 @@
+/** Many connections at a time: every byte right under random stalls, ten thousand idle ones alive, memory bounded. */
+import fs from 'node:fs';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { Cli } from './cli.ts';
+import { Idle, Integrity, labload, startLabProxy } from './lab.ts';
+import { until } from './process.ts';
+import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
+
+const PORT = 8888;
+const LONG_MS = 120_000;
+const IDLE = 10_000;
+
+let topology: Topology;
+let cli: Cli;
+
+beforeAll(async () => {
+  topology = await makeTopology();
+  cli = new Cli(topology);
+  await startLabProxy(topology.net, PORT);
+  for (const namespace of [topology.app, topology.net])
+    await namespace.must([
+      'sysctl',
+      '-qw',
+      'net.ipv4.ip_local_port_range=1024 65000',
+      'net.ipv4.ip_local_reserved_ports=8000-9100',
+      'net.ipv4.tcp_max_syn_backlog=16384',
+      'net.core.somaxconn=16384',
+    ]);
+});
+afterEach(() => cli.down());
+afterAll(() => topology.remove());
+
+const residentBytes = (pid: number): number =>
+  Number(/^VmRSS:\s+(\d+) kB$/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+
+const openFiles = (pid: number): number => fs.readdirSync(`/proc/${pid}/fd`).length;
+
+describe.each(['v4', 'v6'] as const)('%s', (family) => {
+  const upstream = `${bracketed(ADDRESS.net[family])}:${PORT}`;
+
+  test.each([1, 2, 3])(
+    '300 connections of 0 to 8 MiB, both ways, with random stalls: every byte right (seed %i)',
+    { timeout: LONG_MS },
+    async (seed) => {
+      await cli.up(['--proxy', upstream, '--killswitch']);
+      const args = ['integrity', '--dst', ADDRESS.origin[family], '--conns', '300', '--seed', `${seed}`];
+      const { result } = await labload(topology.app, Integrity, args, LONG_MS);
+      const good = { ok: 300, corrupt: 0, truncated: 0, failed: 0, unfinished: 0, first_problem: '' };
+      expect(result).toMatchObject(good);
+      await until('end of all flows', async () => (await cli.status()).flows?.active === 0);
+    },
+  );
+
+  test(`${IDLE} idle connections are held, are all alive, and leave nothing behind`, { timeout: LONG_MS }, async () => {
+    await cli.up(['--proxy', upstream, '--killswitch']);
+    const pid = await cli.daemonPid();
+    const files = openFiles(pid);
+    const holding = labload(
+      topology.app,
+      Idle,
+      ['idle', '--dst', ADDRESS.origin[family], '-n', `${IDLE}`, '-t', '5', '--timeout', '60', '--spread', '50'],
+      LONG_MS,
+    );
+    await until(`${IDLE} active flows`, async () => (await cli.status()).flows?.active === IDLE, 60_000);
+    const resident = residentBytes(pid);
+    expect((await holding).result).toMatchObject({ connected: IDLE, echo1: IDLE, echo2: IDLE, errors: {} });
+    expect(resident).toBeLessThan(256 * 1024 ** 2);
+    await until('end of all flows', async () => (await cli.status()).flows?.active === 0);
+    expect((await cli.status()).flows).toMatchObject({ opened: IDLE, refused: 0, failed: 0 });
+    await until('closed descriptors', () => openFiles(pid) <= files + 4);
+  });
+});
+
+test('readers that stop reading do not make the tunnel grow', { timeout: LONG_MS }, async () => {
+  await cli.up(['--proxy', `${ADDRESS.net.v4}:${PORT}`, '--memory', '64']);
+  const pid = await cli.daemonPid();
+  const idle = residentBytes(pid);
+  // 200 endless downloads that nobody reads.
+  const hold = `for i in {10..209}; do exec {fd}<>/dev/tcp/${ADDRESS.origin.v4}/9002; done; echo open; sleep 60`;
+  const readers = topology.app.start(['bash', '-c', hold]);
+  await readers.until('200 connections', () => readers.stdout.includes('open'), 30_000);
+  let bytes = -1;
+  await until(
+    'standstill',
+    async () => {
+      const last = bytes;
+      bytes = (await cli.status()).bytes?.toApp ?? 0;
+      return bytes > 0 && bytes === last;
+    },
+    30_000,
+    500,
+  );
+  expect(residentBytes(pid) - idle).toBeLessThan(160 * 1024 ** 2);
+  const echo = `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9003; echo hello >&3; head -n 1 <&3`;
+  expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
+  await readers.stop();
+});

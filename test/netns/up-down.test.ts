@@ -1,0 +1,281 @@
+/** `up`, a crash, `down`: whatever happened in between, the host is as it was before. */
+import fs from 'node:fs';
+import { afterEach, describe, expect, test } from 'vitest';
+import { Cli, isAlive, PROXYVPN } from './cli.ts';
+import { dumpDifference, dumpHost } from './host-state.ts';
+import { type LabProxy, startLabProxy } from './lab.ts';
+import { until } from './process.ts';
+import { ADDRESS, bracketed, makeTopology, type Topology, type TopologyOptions } from './topology.ts';
+
+const PORT = 8888;
+const proxyAt = (family: 'v4' | 'v6'): string => `${bracketed(ADDRESS.net[family])}:${PORT}`;
+
+let topology: Topology;
+let cli: Cli;
+let proxy: LabProxy;
+let before: readonly string[];
+
+async function setUp(options: TopologyOptions = {}): Promise<void> {
+  topology = await makeTopology(options);
+  cli = new Cli(topology);
+  proxy = await startLabProxy(topology.net, PORT);
+  before = await dumpHost(topology.app);
+}
+afterEach(() => topology.remove());
+
+/** An echo through the tunnel; port 9003 of any address is labproxy's echo. */
+async function expectTraffic(destination: string = ADDRESS.origin.v4): Promise<void> {
+  const seen = proxy.targets().length;
+  const echo = `exec 3<>/dev/tcp/${destination}/9003; echo hello >&3; head -n 1 <&3`;
+  expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
+  expect(proxy.targets().slice(seen)).toContain(`${bracketed(destination)} 9003`);
+}
+
+async function expectHostAsBefore(): Promise<void> {
+  expect(dumpDifference(before, await dumpHost(topology.app))).toEqual([]);
+}
+
+async function expectNobodyLeft(): Promise<void> {
+  await until('no process of ours in app', async () => (await topology.app.pids()).length === 0, 5000);
+}
+
+describe.each([
+  { host: 'an ordinary host', options: {}, families: ['v4', 'v6'] },
+  { host: 'a host without a default route', options: { defaultRoute: false }, families: ['v4', 'v6'] },
+  { host: 'a host without IPv6', options: { ipv6: false }, families: ['v4'] },
+  { host: 'a host with strict reverse-path filtering', options: { reversePathFilter: 1 }, families: ['v4', 'v6'] },
+  { host: 'a host with loose reverse-path filtering', options: { reversePathFilter: 2 }, families: ['v4', 'v6'] },
+] as const)('on $host', ({ options, families }) => {
+  test.each([['--killswitch'], []])('up %s carries traffic, and down restores everything', async (...flags) => {
+    await setUp(options);
+    for (const family of families) {
+      await cli.up(['--proxy', proxyAt(family), ...flags]);
+      for (const destination of families) await expectTraffic(ADDRESS.origin[destination]);
+      expect(dumpDifference(before, await dumpHost(topology.app))).not.toEqual([]);
+      await cli.down();
+      await expectHostAsBefore();
+      await expectNobodyLeft();
+    }
+  });
+});
+
+describe.each([['--killswitch'], []])('after SIGKILL of the daemon (%s)', (...flags) => {
+  test('down restores everything', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), ...flags]);
+    await cli.killDaemon();
+    await cli.down();
+    await expectHostAsBefore();
+    await expectNobodyLeft();
+  });
+
+  test('status says degraded or down, and the dead pid is not called alive', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), ...flags]);
+    await cli.killDaemon();
+    const { state } = await cli.status();
+    expect(state).not.toBe('up');
+    if (flags.length > 0) expect(state).toBe('degraded');
+  });
+
+  test('up works again, also to another proxy, and down restores everything', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), ...flags]);
+    await cli.killDaemon();
+    await cli.up(['--proxy', proxyAt('v6')]);
+    await expectTraffic();
+    await cli.down();
+    await expectHostAsBefore();
+  });
+
+  test('ten crashes in a row leave nothing behind', async () => {
+    await setUp();
+    for (let i = 0; i < 10; i++) {
+      await cli.up(['--proxy', proxyAt('v4'), ...flags]);
+      await cli.killDaemon();
+    }
+    await cli.down();
+    await expectHostAsBefore();
+  });
+});
+
+describe('up while up', () => {
+  test('exits 4, says so, changes nothing, and the tunnel goes on', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), '--killswitch']);
+    const during = await dumpHost(topology.app);
+    const pid = await cli.daemonPid();
+    const again = await cli.run(['up', '--proxy', proxyAt('v6')]);
+    expect(again.code).toBe(4);
+    expect(again.stderr).toMatch(/^error: E_\w+: /);
+    expect(dumpDifference(during, await dumpHost(topology.app))).toEqual([]);
+    expect(await cli.daemonPid()).toBe(pid);
+    await expectTraffic();
+    await cli.down();
+    await expectHostAsBefore();
+  });
+
+  test('only one of two that start at once comes up, the other exits 4', async () => {
+    await setUp();
+    const both = await Promise.all([1, 2].map(() => cli.run(['up', '--proxy', proxyAt('v4'), '--killswitch'])));
+    expect(both.map(({ code }) => code).sort()).toEqual([0, 4]);
+    await expectTraffic();
+    await cli.down();
+    await expectHostAsBefore();
+  });
+});
+
+describe('down', () => {
+  test('a second time, or before any up, changes nothing', async () => {
+    await setUp();
+    for (const _ of [1, 2]) {
+      expect([0, 4]).toContain((await cli.run(['down'])).code);
+      await expectHostAsBefore();
+    }
+    await cli.up(['--proxy', proxyAt('v4')]);
+    await cli.down();
+    expect([0, 4]).toContain((await cli.run(['down'])).code);
+    await expectHostAsBefore();
+  });
+
+  test('--force removes all that is ours when the journal is lost', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), '--killswitch']);
+    await cli.killDaemon();
+    fs.rmSync(cli.stateDirectory, { recursive: true });
+    expect((await cli.run(['down', '--force'])).code).toBe(0);
+    const difference = dumpDifference(before, await dumpHost(topology.app));
+    // What a sysctl was before stood only in the journal.
+    expect(difference.filter((line) => !line.includes('sysctl: '))).toEqual([]);
+    await topology.app.must(['ping', '-c', '1', '-W', '2', ADDRESS.net.v4]);
+  });
+
+  test('leaves alone what others changed meanwhile', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), '--killswitch']);
+    await topology.app.must(['ip', 'rule', 'add', 'priority', '5207', 'fwmark', '0x50560000', 'lookup', 'main']);
+    await topology.app.must(['ip', 'route', 'add', '192.0.2.0/24', 'via', ADDRESS.net.v4]);
+    await topology.app.must(['nft', 'add table inet proxyvpn_other']);
+    const own = ['ip rule del priority 5207', 'ip route del 192.0.2.0/24', 'nft delete table inet proxyvpn_other'];
+    await cli.down();
+    for (const command of own) await topology.app.must(command.split(' '));
+    await expectHostAsBefore();
+  });
+
+  test('ends connections that run through the tunnel, at once', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4')]);
+    const held = topology.app.start(['bash', '-c', `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9003; echo open; cat <&3`]);
+    await held.until('open connection', () => held.stdout.includes('open'));
+    const down = await cli.down();
+    expect(down.ms).toBeLessThan(5000);
+    await held.exitCode(5000);
+  });
+});
+
+describe('--dry-run', () => {
+  test('prints the ip and nft lines and touches nothing', async () => {
+    await setUp();
+    const ran = await cli.up(['--proxy', proxyAt('v4'), '--killswitch', '--dry-run']);
+    for (const line of [/^ip .*rule add .*ipproto tcp/m, /^ip .*route add default dev pvpn0/m, /nft/, /^sysctl -w /m])
+      expect(ran.stdout).toMatch(line);
+    await expectHostAsBefore();
+    expect(fs.existsSync(cli.stateDirectory) ? fs.readdirSync(cli.stateDirectory) : []).toEqual([]);
+    expect((await cli.status()).state).toBe('down');
+  });
+
+  test('--json prints one document', async () => {
+    await setUp();
+    const ran = await cli.up(['--proxy', proxyAt('v4'), '--killswitch', '--dry-run', '--json']);
+    expect(() => JSON.parse(ran.stdout)).not.toThrow();
+    await expectHostAsBefore();
+  });
+});
+
+describe('status --json', () => {
+  test('tells down, up with counters, and down again', async () => {
+    await setUp();
+    expect(await cli.status()).toMatchObject({ name: 'default', state: 'down' });
+    await cli.up(['--proxy', proxyAt('v4'), '--killswitch', '--allow-dns', '203.0.113.53']);
+    await expectTraffic();
+    const up = await cli.status();
+    expect(up).toMatchObject({ name: 'default', state: 'up', tun: 'pvpn0', killswitch: true });
+    expect(up.proxy).toContain(proxyAt('v4'));
+    expect(JSON.stringify(up.dns)).toContain('203.0.113.53');
+    expect(isAlive(up.pid ?? -1)).toBe(true);
+    expect(up.uptimeMs).toBeGreaterThan(0);
+    expect(up.flows).toMatchObject({ opened: 1, refused: 0, failed: 0 });
+    expect(up.bytes).toEqual({ toUpstream: 'hello\n'.length, toApp: 'hello\n'.length });
+    await cli.down();
+    expect(await cli.status()).toMatchObject({ name: 'default', state: 'down' });
+  });
+
+  test('counts the active, refused and failed', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4')]);
+    const held = topology.app.start(['bash', '-c', `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9003; echo open; cat <&3`]);
+    await held.until('open connection', () => held.stdout.includes('open'));
+    const refuse = `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9017`;
+    expect((await topology.app.run(['bash', '-c', refuse])).stderr).toContain('Connection refused');
+    await until('counters', async () => (await cli.status()).flows?.refused === 1);
+    expect((await cli.status()).flows).toMatchObject({ active: 1, refused: 1 });
+    await held.stop();
+    await until('end of the flow', async () => (await cli.status()).flows?.active === 0);
+  });
+});
+
+describe('running', () => {
+  test('up keeps no pipe of its caller open, so $(proxyvpn up) returns', async () => {
+    await setUp();
+    const script = `text=$(${PROXYVPN} up --proxy ${proxyAt('v4')} 2>&1); echo returned`;
+    const env = { PROXYVPN_STATE_DIR: cli.stateDirectory };
+    const ran = await topology.app.run(['bash', '-c', script], { env, timeoutMs: 20_000 });
+    expect(ran.stdout).toBe('returned\n');
+    expect((await cli.status()).state).toBe('up');
+  });
+
+  test('--foreground says READY by sd_notify and takes all down at SIGTERM', async () => {
+    await setUp();
+    const socket = `${topology.directory}/notify`;
+    const listen = [
+      'import socket, sys',
+      's = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1]); print("bound", flush=True)',
+      'while True: print(s.recv(4096).decode(), flush=True)',
+    ].join('\n');
+    const manager = topology.net.start(['/usr/bin/python3', '-c', listen, socket]);
+    await manager.until('notification socket', () => manager.stdout.includes('bound'));
+    const env = { NOTIFY_SOCKET: socket };
+    const daemon = cli.start(['up', '--foreground', '--proxy', proxyAt('v4'), '--killswitch'], { env });
+    await daemon.until('READY', () => manager.stdout.includes('READY=1'), 20_000);
+    await expectTraffic();
+    await daemon.stop('SIGTERM');
+    expect(await daemon.exitCode()).toBe(0);
+    expect(manager.stdout).toContain('STOPPING=1');
+    await expectHostAsBefore();
+  });
+
+  test('two tunnels by name live side by side; each down takes its own', async () => {
+    await setUp();
+    await cli.up(['--proxy', proxyAt('v4'), '--killswitch']);
+    await cli.up(['--proxy', proxyAt('v6'), '--killswitch', '--name', 'second']);
+    await expectTraffic();
+    const withBoth = await cli.run(['status', '--json', '--name', 'second']);
+    expect(JSON.parse(withBoth.stdout)).toMatchObject({ name: 'second', state: 'up' });
+    await cli.down();
+    await expectTraffic();
+    await cli.down(['--name', 'second']);
+    await expectHostAsBefore();
+  });
+
+  test('a proxy given by name is resolved before the routes change', async () => {
+    await setUp();
+    fs.writeFileSync(`${topology.directory}/hosts`, `${ADDRESS.net.v4} proxy.test\n`);
+    const mount = `mount --bind ${topology.directory}/hosts /etc/hosts`;
+    const up = `${PROXYVPN} up --proxy proxy.test:${PORT} --killswitch`;
+    const env = { PROXYVPN_STATE_DIR: cli.stateDirectory };
+    await topology.app.must(['unshare', '--mount', 'bash', '-c', `${mount}; ${up}`], { env });
+    await expectTraffic();
+    await cli.down();
+    await expectHostAsBefore();
+  });
+});

@@ -1,0 +1,218 @@
+/** What a program sees of proxies that refuse, stall, stutter, lie or want credentials: connect() tells the truth. */
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { Cli } from './cli.ts';
+import { connectTo, HalfClose, type LabProxy, labload, startLabProxy } from './lab.ts';
+import { originUrl, startNginx, startSquid, startTinyproxy } from './servers.ts';
+import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
+
+const LAB_PORT = 8890;
+const CREDENTIALS = { user: 'user name', password: 'p:ss/w@rd%20' } as const;
+const LOCKED_SQUID = 3129;
+const LOCKED_LAB = 8891;
+/** The acceptance criterion: from the proxy's answer to errno. */
+const REFUSAL_MS = 50;
+const PROXY_DELAY_MS = 400;
+
+let topology: Topology;
+let cli: Cli;
+let lab: LabProxy;
+
+beforeAll(async () => {
+  topology = await makeTopology();
+  cli = new Cli(topology);
+  await startNginx(topology);
+  await startTinyproxy(topology, 8888, { connectPorts: [8080] });
+  await startSquid(topology);
+  await startSquid(topology, LOCKED_SQUID, { credentials: CREDENTIALS });
+  lab = await startLabProxy(topology.net, LAB_PORT);
+  await startLabProxy(topology.net, LOCKED_LAB, ['-a', `${CREDENTIALS.user}:${CREDENTIALS.password}`]);
+});
+afterEach(() => cli.down());
+afterAll(() => topology.remove());
+
+const withCredentials = (port: number): string =>
+  `http://${encodeURIComponent(CREDENTIALS.user)}:${encodeURIComponent(CREDENTIALS.password)}@${ADDRESS.net.v4}:${port}`;
+
+/** Exit code of curl; 7 is a refused connection. */
+async function curl(url: string): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
+  return topology.app.run(['curl', '-sS', '--max-time', '15', url]);
+}
+
+describe.each(['v4', 'v6'] as const)('real proxies, destination %s', (family) => {
+  const url = (port: number): string => `http://${bracketed(ADDRESS.origin[family])}:${port}/hello`;
+
+  test('squid that denies the port: ECONNREFUSED', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:3128`]);
+    expect(await curl(url(9999))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
+    expect((await cli.status()).flows).toMatchObject({ refused: 1, opened: 0 });
+  });
+
+  test('squid that finds the destination closed: ECONNREFUSED', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:3128`]);
+    expect(await curl(url(2222))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
+  });
+
+  test('tinyproxy that denies the port: ECONNREFUSED', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:8888`]);
+    expect(await curl(url(8443))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
+    expect((await curl(url(8080))).stdout).toBe('hello from the origin\n');
+  });
+
+  test('squid with Basic authentication: with the credentials it works', async () => {
+    await cli.up(['--proxy', withCredentials(LOCKED_SQUID)]);
+    expect((await curl(originUrl(family, '/hello'))).stdout).toBe('hello from the origin\n');
+  });
+});
+
+test('labproxy with Basic authentication: with the credentials it works', async () => {
+  await cli.up(['--proxy', withCredentials(LOCKED_LAB)]);
+  expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+});
+
+describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
+  const destination = ADDRESS.origin[family];
+  beforeEach(() => cli.up(['--proxy', `${bracketed(ADDRESS.net[family])}:${LAB_PORT}`, '--connect-timeout', '2']));
+
+  test.each([
+    [9010, '502 Bad Gateway'],
+    [9017, '403 Forbidden'],
+    [9025, '407 with schemes that nobody asked for'],
+  ])('port %i, %s: ECONNREFUSED at once', async (port) => {
+    const started = process.hrtime.bigint();
+    const seen = await connectTo(topology.app, destination, port);
+    expect(seen).toMatchObject({ connect: 'ECONNREFUSED' });
+    const answered = lab.answeredAtNs(port).find((at) => at > started);
+    expect(answered).toBeDefined();
+    expect(seen.ended_ns / 1e6 - Number(answered) / 1e6).toBeLessThan(REFUSAL_MS);
+    expect((await cli.status()).flows).toMatchObject({ refused: 1, opened: 0, active: 0 });
+  });
+
+  test('port 9026, 504 Gateway Timeout: connect() fails at once, and not as if the peer had answered', async () => {
+    const seen = await connectTo(topology.app, destination, 9026);
+    expect(seen.connect).toMatch(/^(ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ECONNREFUSED)$/);
+    expect(seen.connect_ms).toBeLessThan(1500);
+  });
+
+  test('a refusal that takes the proxy 400 ms reaches connect() within 50 ms of it, twenty times', async () => {
+    const seen = await Promise.all(Array.from({ length: 20 }, () => connectTo(topology.app, destination, 9019)));
+    const answers = lab.answeredAtNs(9019).slice(-seen.length);
+    expect(answers).toHaveLength(seen.length);
+    // Answers and errnos cannot be paired by name, but in order: the k-th errno is no earlier than the k-th answer.
+    const ended = seen.map(({ ended_ns }) => ended_ns / 1e6).sort((a, b) => a - b);
+    const late = ended.map((at, k) => at - Number(answers[k]) / 1e6);
+    for (const { connect, connect_ms } of seen) {
+      expect(connect).toBe('ECONNREFUSED');
+      expect(connect_ms).toBeGreaterThan(PROXY_DELAY_MS - 20);
+    }
+    expect(Math.max(...late)).toBeLessThan(REFUSAL_MS);
+  });
+
+  test('port 9013, closed without an answer: connect() fails', async () => {
+    const seen = await connectTo(topology.app, destination, 9013);
+    expect(seen.connect).toMatch(/^E(CONNREFUSED|HOSTUNREACH|NETUNREACH|TIMEDOUT)$/);
+    expect(seen.connect_ms).toBeLessThan(1000);
+  });
+
+  test.each([
+    [9011, 'never an answer'],
+    [9023, 'half an answer'],
+  ])('port %i, %s: connect() fails after --connect-timeout, not before', async (port) => {
+    const seen = await connectTo(topology.app, destination, port, 20);
+    expect(seen.connect).toMatch(/^E(TIMEDOUT|HOSTUNREACH)$/);
+    expect(seen.connect_ms).toBeGreaterThan(1800);
+    expect(seen.connect_ms).toBeLessThan(4000);
+  });
+
+  test.each([
+    [9021, 'a head without end'],
+    [9022, 'something that is not HTTP'],
+  ])('port %i, %s: connect() fails, and the tunnel goes on', async (port) => {
+    const seen = await connectTo(topology.app, destination, port, 20);
+    expect(seen.connect).toMatch(/^E(CONNREFUSED|HOSTUNREACH|TIMEDOUT|CONNRESET)$/);
+    expect((await connectTo(topology.app, destination, 9014, 1)).connect).toBe('OK');
+    expect((await cli.status()).state).toBe('up');
+  });
+});
+
+describe.each(['v4', 'v6'] as const)('successes, destination %s', (family) => {
+  const destination = ADDRESS.origin[family];
+  beforeEach(() => cli.up(['--proxy', `${bracketed(ADDRESS.net[family])}:${LAB_PORT}`, '--killswitch']));
+
+  test.each([
+    [9014, 'a byte at a time'],
+    [9020, 'with 100 Continue before it'],
+    [9024, 'as 204'],
+    [9003, 'as ever'],
+  ])('port %i, the answer comes %s: bytes are echoed', async (port) => {
+    const echo = `exec 3<>/dev/tcp/${destination}/${port}; echo hello >&3; head -n 1 <&3`;
+    expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
+  });
+
+  test('port 9015: bytes in the same segment as the answer belong to the program, Content-Length or not', async () => {
+    const read = `exec 3<>/dev/tcp/${destination}/9015; head -n 1 <&3; echo more >&3; head -n 1 <&3`;
+    expect(await topology.app.must(['bash', '-c', read], { timeoutMs: 10_000 })).toBe('BANNER hello\r\nmore\n');
+  });
+
+  test('port 9012: an RST right behind the 200 is an RST', async () => {
+    const seen = await connectTo(topology.app, destination, 9012);
+    // The RST may overtake the handshake's last step; both ways the program learns of it at once.
+    if (seen.connect === 'OK') expect(seen.first_read).toBe('ECONNRESET');
+    else expect(seen.connect).toMatch(/^E(CONNREFUSED|CONNRESET)$/);
+  });
+
+  test('half-close and reset arrive as what they are, both ways, and no byte is lost on the way', async () => {
+    const { result } = await labload(topology.app, HalfClose, ['halfclose', '--dst', destination]);
+    expect(result).toEqual({
+      client_fin_then_reply: 'ok',
+      client_fin_long_download: 'ok',
+      origin_fin_client_sends: 'ok',
+      origin_rst_app_sees: 'ECONNRESET',
+      client_rst_origin_sees: 'RST',
+      server_first_coalesced: 'ok',
+      slow_connect_early_data: expect.stringMatching(/^ok connect=4\d\dms$/),
+      client_close_mid_stream: expect.stringMatching(/^ok /),
+    });
+  });
+});
+
+describe('--early-accept', () => {
+  test('connect() succeeds before the proxy has answered; a refusal resets the connection afterwards', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:${LAB_PORT}`, '--early-accept']);
+    const seen = await connectTo(topology.app, ADDRESS.origin.v4, 9019);
+    expect(seen.connect).toBe('OK');
+    expect(seen.connect_ms).toBeLessThan(PROXY_DELAY_MS / 2);
+    expect(seen.first_read).toBe('ECONNRESET');
+    const slow = await labload(topology.app, HalfClose, ['halfclose', '--dst', ADDRESS.origin.v4]);
+    expect(slow.result).toMatchObject({ client_fin_then_reply: 'ok', server_first_coalesced: 'ok' });
+  });
+});
+
+describe('--idle-timeout', () => {
+  test('ends a silent connection, not one that talks', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:${LAB_PORT}`, '--idle-timeout', '2']);
+    const open = `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9003`;
+    const talking = topology.app.start([
+      'bash',
+      '-c',
+      `${open}; for i in 1 2 3 4 5 6 7 8; do echo $i >&3; read -r a <&3 || exit 1; echo $a; sleep 0.5; done; echo end`,
+    ]);
+    const silent = topology.app.start(['bash', '-c', `${open}; cat <&3; echo ended`]);
+    await silent.until('end of the silent one', () => silent.stdout.includes('ended'), 6000);
+    await talking.until('end of the talk', () => talking.stdout.includes('8\nend'), 8000);
+  });
+});
+
+describe('the proxy goes away while the tunnel is up', () => {
+  test('connect() fails at once; when it is back, traffic flows again without another up', async () => {
+    const first = await startLabProxy(topology.net, 8895);
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:8895`, '--killswitch']);
+    expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+    await first.server.stop();
+    const gone = await connectTo(topology.app, ADDRESS.origin.v4, 9014);
+    expect(gone.connect).toMatch(/^E(CONNREFUSED|HOSTUNREACH|NETUNREACH)$/);
+    expect(gone.connect_ms).toBeLessThan(1500);
+    const second = await startLabProxy(topology.net, 8895);
+    expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+    await second.server.stop();
+  });
+});
