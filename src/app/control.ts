@@ -23,9 +23,13 @@ export interface ControlServer {
 
 function checkPath(socketPath: string): void {
   if (Buffer.byteLength(socketPath) <= SOCKET_PATH_BYTES) return;
-  throw new ProxyVpnError('E_CONTROL_PATH', `control socket path is longer than ${SOCKET_PATH_BYTES} bytes: ${socketPath}`, {
-    hint: 'choose a shorter state directory (PROXYVPN_STATE_DIR or XDG_RUNTIME_DIR) or a shorter --name',
-  });
+  throw new ProxyVpnError(
+    'E_CONTROL_PATH',
+    `control socket path is longer than ${SOCKET_PATH_BYTES} bytes: ${socketPath}`,
+    {
+      hint: 'choose a shorter state directory (PROXYVPN_STATE_DIR or XDG_RUNTIME_DIR) or a shorter --name',
+    },
+  );
 }
 
 function commandOf(line: string): unknown {
@@ -121,7 +125,10 @@ export async function askDaemon(socketPath: string, command: string, timeoutMs: 
     const timer = setTimeout(() => {
       socket.destroy();
       reject(
-        new ProxyVpnError('E_CONTROL_TIMEOUT', `the daemon did not answer '${command}' within ${timeoutMs} ms (${socketPath})`),
+        new ProxyVpnError(
+          'E_CONTROL_TIMEOUT',
+          `the daemon did not answer '${command}' within ${timeoutMs} ms (${socketPath})`,
+        ),
       );
     }, timeoutMs);
     let received = '';

@@ -48,6 +48,9 @@ export async function runTunnel(launch: Launch, directory: StateDirectory, audie
     const ending = await daemon.run();
     isOrderly = ending.why === 'asked';
     return isOrderly ? EXIT.ok : EXIT.failed;
+  } catch (error) {
+    isOrderly = error instanceof ProxyVpnError;
+    throw error;
   } finally {
     daemon.stopListening();
     if (isOrderly) fs.rmSync(logFile(directory), { force: true });
@@ -143,11 +146,7 @@ class Daemon {
     const stop = (signal: NodeJS.Signals): void => this.#stop(`got ${signal}`);
     // A terminal that goes away is no reason to end; a bug must not leave the host half changed.
     const ignore = (): void => {};
-    const onBug = (error: unknown): void => {
-      const what = error instanceof Error ? (error.stack ?? error.message) : String(error);
-      this.#starting.abort(error);
-      this.#end({ why: 'broken', message: `bug: ${what}` });
-    };
+    const onBug = (error: unknown): void => this.#break(error);
     process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', ignore);
     process.on('uncaughtException', onBug).on('unhandledRejection', onBug);
     return () => {
@@ -160,6 +159,12 @@ class Daemon {
     this.#log.info(`ending: ${why}`);
     this.#starting.abort(new ProxyVpnError('E_INTERRUPTED', `up was interrupted: ${why}`));
     this.#end({ why: 'asked' });
+  }
+
+  #break(error: unknown): void {
+    const message = error instanceof ProxyVpnError ? error.message : stackOf(error);
+    this.#starting.abort(error);
+    this.#end({ why: 'broken', message });
   }
 
   async #down(): Promise<DownDocument> {
@@ -194,7 +199,7 @@ class Daemon {
         this.#log.info(`engine: ${event.message}${more}`);
         break;
       case 'fatal':
-        this.#end({ why: 'broken', message: `the engine ended: ${event.message} ${event.code}` });
+        this.#break(new ProxyVpnError('E_ENGINE', `the engine ended: ${event.message} ${event.code}`));
         break;
     }
   }
@@ -255,6 +260,11 @@ class Daemon {
     }
     return problems;
   }
+}
+
+/** For the log only: what `main.ts` prints of a bug as well. */
+export function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? `${error.name}: ${error.message}`) : String(error);
 }
 
 function flowText(flow: FlowEnds): string {

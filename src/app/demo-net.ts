@@ -1,6 +1,7 @@
 /** The far side of `proxyvpn demo`: a small CONNECT proxy, an HTTP origin and a UDP echo, all embedded. */
-import dgram from 'node:dgram';
+
 import { execFileSync } from 'node:child_process';
+import dgram from 'node:dgram';
 import http from 'node:http';
 import net from 'node:net';
 import readline from 'node:readline';

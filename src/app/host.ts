@@ -1,5 +1,5 @@
 /** This host as the app sees it: one applier for every kind of op, and what reads the kernel. */
-import { type Backend } from '../firewall/backend.ts';
+import type { Backend } from '../firewall/backend.ts';
 import { firewallAppliers } from '../firewall/ops.ts';
 import { selectBackend } from '../firewall/select.ts';
 import { native } from '../native.ts';

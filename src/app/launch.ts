@@ -1,8 +1,7 @@
 /** What the CLI tells the daemon it starts, what comes back, and how one starts the other. */
-import { type ChildProcessByStdio, type SpawnOptions, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import readline from 'node:readline';
-import type { Readable, Writable } from 'node:stream';
 import { ProxyVpnError } from '../errors.ts';
 import type { Connection } from '../firewall/policy.ts';
 import { Credentials } from '../proxy/credentials.ts';
@@ -57,16 +56,17 @@ export async function startDaemon(
   createStateDirectory(directory);
   const log = fs.openSync(logFile(directory), 'a', 0o600);
   const [program, ...args] = selfCommand('__daemon');
-  const options = { detached: true, cwd: '/', stdio: ['pipe', 'pipe', log] } satisfies SpawnOptions;
-  const child: ChildProcessByStdio<Writable, Readable, null> = spawn(program, args, options);
+  const child = spawn(program, args, { detached: true, cwd: '/', stdio: ['pipe', 'pipe', log] });
   fs.closeSync(log);
+  const { stdin, stdout } = child;
+  if (stdin === null || stdout === null) throw new Error('spawn made no pipes');
   // Ctrl-C reaches only this process; the daemon then undoes what it has begun and reports that.
   const passOn = (signal: NodeJS.Signals): void => void child.kill(signal);
   process.on('SIGINT', passOn).on('SIGTERM', passOn).on('SIGHUP', passOn);
   try {
-    child.stdin.on('error', () => {});
-    child.stdin.end(encodeLaunch(launch));
-    for await (const line of readline.createInterface({ input: child.stdout })) {
+    stdin.on('error', () => {});
+    stdin.end(encodeLaunch(launch));
+    for await (const line of readline.createInterface({ input: stdout })) {
       const report = JSON.parse(line) as LaunchReport;
       if (report.is === 'warning') onWarning(report.text);
       if (report.is === 'error') throw errorFromDocument(report.error);
@@ -77,7 +77,7 @@ export async function startDaemon(
     }
   } finally {
     process.off('SIGINT', passOn).off('SIGTERM', passOn).off('SIGHUP', passOn);
-    child.stdout.destroy();
+    stdout.destroy();
   }
   throw new ProxyVpnError('E_DAEMON_DIED', 'the daemon ended before the tunnel was up', {
     hint: `see ${logFile(directory)}; then run: proxyvpn down`,

@@ -110,7 +110,8 @@ function rulesOf(
 ): readonly RuleAddOp[] {
   const base = { kind: 'rule.add', protocol: ROUTE_PROTOCOL, ipProto: 'tcp' } as const;
   const { priority } = scheme;
-  const each = (make: (family: Family) => readonly RuleAddOp[]): readonly RuleAddOp[] => families(snapshot).flatMap(make);
+  const each = (make: (family: Family) => readonly RuleAddOp[]): readonly RuleAddOp[] =>
+    families(snapshot).flatMap(make);
   const dns = each((family) =>
     allowDns
       .filter((server) => familyOf(server) === family)

@@ -1,7 +1,7 @@
 /** Asks the proxy one harmless thing before (or right after) anything changes: is it there, is it one, does it let us in. */
 import { EXIT, ProxyVpnError } from '../errors.ts';
 import { endpointText } from '../ip.ts';
-import { type ProbeResult, native, type UpstreamAddress } from '../native.ts';
+import { native, type ProbeResult, type UpstreamAddress } from '../native.ts';
 import { connectAuthority, connectRequest, connectTemplate, parseReplyHead } from '../proxy/connect.ts';
 import { explainRefusal } from '../proxy/refusal.ts';
 import type { UpstreamUrl } from '../proxy/upstream-url.ts';

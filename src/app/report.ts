@@ -1,8 +1,8 @@
 /** What the CLI prints: text for people, JSON documents with stable keys for scripts (pure). */
 import type { Counters } from '../tunstack/engine.ts';
 import type { Config } from './config.ts';
-import type { TeardownReport } from './teardown.ts';
 import { errorDocument } from './error-document.ts';
+import type { TeardownReport } from './teardown.ts';
 
 /** Something that went wrong for one flow or for the daemon, kept for `status`. */
 export interface Incident {
@@ -106,21 +106,29 @@ function row(label: string, text: string): string {
 /** For people; no trailing newline. */
 export function statusText(status: StatusDocument): string {
   const { name, state, flows, bytes, memory } = status;
-  const lines = [state === 'up' ? `${name}: up for ${durationText(status.uptimeMs)} (process ${status.pid})` : `${name}: ${state}`];
+  const lines = [
+    state === 'up' ? `${name}: up for ${durationText(status.uptimeMs)} (process ${status.pid})` : `${name}: ${state}`,
+  ];
   lines.push(...status.problems.map((problem) => row('problem', problem)));
   if (status.proxy !== null) {
     const isName = !status.proxyAddresses.some((address) => status.proxy?.includes(address));
     lines.push(row('proxy', `${status.proxy}${isName ? ` (${listText(status.proxyAddresses)})` : ''}`));
   }
-  if (status.tun !== null) lines.push(row('device', `${status.tun}, ${status.queues} queue${status.queues === 1 ? '' : 's'}`));
+  if (status.tun !== null)
+    lines.push(row('device', `${status.tun}, ${status.queues} queue${status.queues === 1 ? '' : 's'}`));
   if (state === 'down') return lines.join('\n');
-  lines.push(row('killswitch', `${status.killswitch ? 'on' : 'off'}${status.firewall === null ? '' : ` (${status.firewall})`}`));
+  lines.push(
+    row('killswitch', `${status.killswitch ? 'on' : 'off'}${status.firewall === null ? '' : ` (${status.firewall})`}`),
+  );
   if (status.pid === null) return lines.join('\n');
   lines.push(
     row('dns', `direct to ${listText(status.dns.servers)}`),
     row('flows', `${flows.active} active, ${flows.opened} opened, ${flows.refused} refused, ${flows.failed} failed`),
     row('bytes', `${bytesText(bytes.toUpstream)} to upstream, ${bytesText(bytes.toApp)} to app`),
-    row('memory', `${bytesText(bytes.buffered)} of ${bytesText(memory.limitBytes)} buffered, ${bytesText(memory.residentBytes)} resident`),
+    row(
+      'memory',
+      `${bytesText(bytes.buffered)} of ${bytesText(memory.limitBytes)} buffered, ${bytesText(memory.residentBytes)} resident`,
+    ),
     ...status.lastErrors.map(({ at, message }) => row('error', `${at} ${message}`)),
   );
   return lines.join('\n');

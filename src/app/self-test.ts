@@ -1,7 +1,7 @@
 /** Proves that an application's connection goes all the way: rule, table, TUN, engine and back. */
 import net from 'node:net';
 import { ProxyVpnError } from '../errors.ts';
-import { addressBytes, endpointText, familyOf, parsePrefix, type Prefix } from '../ip.ts';
+import { addressBytes, endpointText, familyOf, type Prefix, parsePrefix } from '../ip.ts';
 import { HEALTH } from '../tunstack/engine.ts';
 import type { Config } from './config.ts';
 
@@ -10,7 +10,10 @@ const TIMEOUT_MS = 5000;
 
 function covers(prefix: Prefix, address: string): boolean {
   if (prefix.family !== familyOf(address)) return false;
-  const [network, bytes] = [addressBytes(parsePrefix(`${prefix.address}/${prefix.length}`).address), addressBytes(address)];
+  const [network, bytes] = [
+    addressBytes(parsePrefix(`${prefix.address}/${prefix.length}`).address),
+    addressBytes(address),
+  ];
   for (let bit = 0; bit < prefix.length; bit++) {
     const mask = 0x80 >> (bit & 7);
     if (((network[bit >> 3] ?? 0) ^ (bytes[bit >> 3] ?? 0)) & mask) return false;

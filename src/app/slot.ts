@@ -3,8 +3,8 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
 import { SLOTS } from '../mark/scheme.ts';
-import { lockOwner } from '../state/lock.ts';
 import { type StateRoot, stateDirectory } from '../state/directory.ts';
+import { lockOwner } from '../state/lock.ts';
 
 /** The tunnel that has slot 0, mark/scheme.ts. */
 const FIRST_NAME = 'default';

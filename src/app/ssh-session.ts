@@ -9,7 +9,8 @@ import { canonicalAddress, familyOf } from '../ip.ts';
  */
 export function parseSshConnection(value: string): Connection | undefined {
   const [client = '', clientPort = '', server = '', serverPort = ''] = value.trim().split(/\s+/);
-  const plain = (text: string): string | undefined => canonicalAddress(text.replace(/%.*$/, '').replace(/^::ffff:(?=[\d.]+$)/i, ''));
+  const plain = (text: string): string | undefined =>
+    canonicalAddress(text.replace(/%.*$/, '').replace(/^::ffff:(?=[\d.]+$)/i, ''));
   const port = (text: string): number => (/^\d{1,5}$/.test(text) ? Number(text) : 0);
   const remoteAddress = plain(client);
   const localAddress = plain(server);
@@ -56,7 +57,10 @@ export function findSshSession(
   // A chain of ancestors cannot be longer than this in earnest; it ends at pid 1.
   for (let pid = parentPid, depth = 0; pid > 1 && depth < 64; depth++) {
     try {
-      const variable = proc.environ(pid).split('\0').find((entry) => entry.startsWith('SSH_CONNECTION='));
+      const variable = proc
+        .environ(pid)
+        .split('\0')
+        .find((entry) => entry.startsWith('SSH_CONNECTION='));
       if (variable !== undefined) return parseSshConnection(variable.slice('SSH_CONNECTION='.length));
     } catch {
       // Another user's process: its parent may still be readable.

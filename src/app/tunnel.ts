@@ -83,7 +83,10 @@ export class Tunnel {
       await this.#steps(journal, signal);
       await this.#forget(journal, leftovers);
     } catch (error) {
-      const rollback = await this.#rollBack(journal, leftovers.map(({ id }) => id));
+      const rollback = await this.#rollBack(
+        journal,
+        leftovers.map(({ id }) => id),
+      );
       if (journal.pending().length === 0) {
         journal.remove();
         releaseSlot(directory.root, directory.name);
@@ -131,7 +134,9 @@ export class Tunnel {
     if (old === undefined) return Journal.create<Op>(journalFile, name);
     log.info('taking back what an earlier run left');
     for (const problem of old.problems) warn(`${journalFile}: ${problem}`);
-    const killswitches = old.pending().flatMap(({ op }) => (op.kind === 'firewall.load' && op.policy.killswitch ? [op.policy] : []));
+    const killswitches = old
+      .pending()
+      .flatMap(({ op }) => (op.kind === 'firewall.load' && op.policy.killswitch ? [op.policy] : []));
     this.#standing = killswitches.at(-1);
     const report = await tearDown(old, host.appliers, this.#standing ? isFirewallOp : undefined);
     for (const line of report.foreign) warn(line);
@@ -238,7 +243,9 @@ export class Tunnel {
 }
 
 function failures(report: TeardownReport): string {
-  return report.failed.map(({ what, error }) => `${what.split('\n', 1)[0]}: ${errorDocument(error).message}`).join('; ');
+  return report.failed
+    .map(({ what, error }) => `${what.split('\n', 1)[0]}: ${errorDocument(error).message}`)
+    .join('; ');
 }
 
 /** The error of the step; where the way back failed as well, it says so. */

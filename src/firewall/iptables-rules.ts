@@ -82,10 +82,13 @@ const rule = (text: string, why: string): Rule => ({ text, why });
 
 function prerouting(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const mark = `-j MARK --set-xmark ${hex(policy.fwmark)}/0xffffffff`;
+  const tun = policy.tun.name;
   return [
     rule('-i lo -j RETURN', 'from this host'),
-    rule(`-i ${policy.tun.name} -j RETURN`, 'from the tunnel'),
     rule('! -p tcp -j RETURN', 'only TCP is sent into the tunnel'),
+    rule(`-i ${tun} -m conntrack --ctstate SNAT ${mark}`, 'for a container behind NAT'),
+    rule(`-i ${tun} -m addrtype ! --dst-type LOCAL ${mark}`, 'for a container, not into the tunnel again'),
+    rule(`-i ${tun} -j RETURN`, 'for this host'),
     ...(policy.killswitch ? markInbound(policy, family) : []),
     rule(
       `-m addrtype --dst-type LOCAL ${mark}`,

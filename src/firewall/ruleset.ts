@@ -30,7 +30,7 @@ export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Rule
   checkPolicy(policy);
   const chains = [
     ...(options.isUntracked ? rawChains(policy) : []),
-    prerouting(policy),
+    ...prerouting(policy),
     routeOutput(policy),
     input(policy),
     ...(policy.killswitch ? killswitchChains(policy) : []),
@@ -158,25 +158,40 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
 }
 
 /** Before the routing decision: what must be routed, and checked by rp_filter, as without the tunnel. */
-function prerouting(policy: FirewallPolicy): Chain {
+function prerouting(policy: FirewallPolicy): readonly Chain[] {
   const mark = hex(policy.fwmark);
-  return {
-    name: 'prerouting',
-    hook: { type: 'filter', hook: 'prerouting', priority: PRIORITY.mangle, policy: 'accept' },
-    rules: [
-      { text: `iifname { "lo", "${policy.tun.name}" } return`, why: 'from this host, or from the tunnel' },
-      { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
-      ...(policy.killswitch ? markInbound(policy) : []),
-      {
-        text: `fib daddr type local meta mark set ${mark} return`,
-        why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
-      },
-      {
-        text: `ct direction reply meta mark set ${mark}`,
-        why: 'the answer of a container to a connection from outside',
-      },
-    ],
-  };
+  return [
+    { name: 'from_tunnel', hook: undefined, rules: fromTunnel(policy) },
+    {
+      name: 'prerouting',
+      hook: { type: 'filter', hook: 'prerouting', priority: PRIORITY.mangle, policy: 'accept' },
+      rules: [
+        { text: 'iifname "lo" return', why: 'from this host' },
+        { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
+        { text: `iifname "${policy.tun.name}" goto from_tunnel`, why: 'the answers of the tunnel' },
+        ...(policy.killswitch ? markInbound(policy) : []),
+        {
+          text: `fib daddr type local meta mark set ${mark} return`,
+          why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
+        },
+        {
+          text: `ct direction reply meta mark set ${mark}`,
+          why: 'the answer of a container to a connection from outside',
+        },
+      ],
+    },
+  ];
+}
+
+/** What is not for this host must not be sent into the tunnel again. */
+function fromTunnel(policy: FirewallPolicy): readonly Rule[] {
+  const mark = hex(policy.fwmark);
+  return [
+    { text: `ct status snat meta mark set ${mark} return`, why: 'for a container behind NAT' },
+    ...both('for this host, by far the most', ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} return`),
+    { text: 'fib daddr type local return', why: 'for this host, at another of its addresses' },
+    { text: `meta mark set ${mark}`, why: 'for a container' },
+  ];
 }
 
 /** Type route: a packet whose mark changes here is routed again. */

@@ -66,10 +66,14 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
     } catch (cause) {
       if (!isSystemCallFailure(cause)) throw cause;
       const hint = OPEN_HINTS[cause.code];
-      throw new ProxyVpnError('E_TUN_OPEN', `cannot create the TUN device ${op.name}: ${cause.syscall}: ${cause.code}`, {
-        cause,
-        ...(hint === undefined ? {} : { hint }),
-      });
+      throw new ProxyVpnError(
+        'E_TUN_OPEN',
+        `cannot create the TUN device ${op.name}: ${cause.syscall}: ${cause.code}`,
+        {
+          cause,
+          ...(hint === undefined ? {} : { hint }),
+        },
+      );
     }
   }
 

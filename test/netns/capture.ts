@@ -6,7 +6,6 @@ import { ADDRESS, type Topology } from './topology.ts';
 export interface Packet {
   /** Wall clock, milliseconds. */
   readonly atMs: number;
-  readonly destination: string;
   /** tcpdump's line. */
   readonly text: string;
 }
@@ -54,10 +53,7 @@ export class Capture {
   async packets(filter: string): Promise<readonly Packet[]> {
     const ran = await run(['tcpdump', '-nn', '-tt', '-r', this.#file, filter], { timeoutMs: 60_000 });
     if (ran.code !== 0) throw new Error(`tcpdump -r: ${ran.stderr}`);
-    const parse = (text: string): Packet => {
-      const [, seconds = '', destination = ''] = /^(\d+\.\d+) \S+ \S+ > (\S+?)(?:\.\d+)?: /.exec(text) ?? [];
-      return { atMs: Number(seconds || text.split(' ')[0]) * 1000, destination, text };
-    };
+    const parse = (text: string): Packet => ({ atMs: Number(text.split(' ', 1)[0]) * 1000, text });
     return ran.stdout.split('\n').filter(Boolean).map(parse);
   }
 

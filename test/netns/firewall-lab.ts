@@ -5,7 +5,7 @@
  *    pvpn0 198.18.0.1  ────────────  tun0    takes connections to every address and answers "tunnel"
  *          fd70:7670:6e00::1
  *
- * Routing rules are those of the product: `not fwmark M ipproto tcp lookup 52100` and the exceptions before it.
+ * The routing rules are as the product's: TCP without the mark into the tunnel, the exceptions before that.
  */
 import path from 'node:path';
 import { buildSync } from 'esbuild';
@@ -197,7 +197,8 @@ export class FirewallLab {
 }
 
 function tunnel(app: string, far: string): readonly string[] {
-  const rule = `rule add priority 5206 not fwmark ${MARK}/0xffffffff ipproto tcp lookup ${TABLE}`;
+  const marked = `rule add priority 5205 fwmark ${MARK}/0xffffffff lookup main`;
+  const divert = `rule add priority 5206 ipproto tcp lookup ${TABLE}`;
   const user = `rule add priority 5202 uidrange ${BYPASS_UID}-${BYPASS_UID} ipproto tcp lookup main`;
   return [
     `ip netns add ${far}`,
@@ -218,7 +219,7 @@ function tunnel(app: string, far: string): readonly string[] {
     ...['198.18.0.1', '10.78.0.2'].map((to) => `ip -n ${far} neigh add ${to} lladdr $mac dev tun0 nud permanent`),
     `ip -n ${app} route add default dev pvpn0 table ${TABLE}`,
     `ip -n ${app} -6 route add default via fe80::1 dev pvpn0 table ${TABLE}`,
-    ...['-4', '-6'].flatMap((family) => [`ip -n ${app} ${family} ${rule}`, `ip -n ${app} ${family} ${user}`]),
+    ...['-4', '-6'].flatMap((family) => [marked, divert, user].map((rule) => `ip -n ${app} ${family} ${rule}`)),
   ];
 }
 

@@ -1,11 +1,12 @@
 """Tries, over and over, every way in which a program's packet may leave past the tunnel.
 
-Usage: leak_probes.py KINDS DEVICE [MARK]
-KINDS: "local" for a program of the host, "guest" for a container behind it. DEVICE: for SO_BINDTODEVICE.
-Prints the catalogue as one JSON line (name of the probe -> destination), then a line "round N ERRNO..."
-for each round, until it is killed. Each probe has a destination of its own, so that a capture tells which one leaked.
+Usage: leak_probes.py local DEVICE MARK   a program of the host; DEVICE is for SO_BINDTODEVICE, MARK for SO_MARK
+       leak_probes.py guest               a container behind it
+       leak_probes.py inbound ADDRESS...  somebody outside who provokes answers
+       leak_probes.py chatter ADDRESS:PORT...  connections (TCP and UDP) opened once, on which bytes go out for ever
+Prints the catalogue as one JSON line (name of the probe -> destination), then a line "round N" for each
+round, until it is killed. Each probe has a destination of its own, so that a capture tells which one leaked.
 """
-import errno
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import time
 
 SO_BINDTODEVICE = 25
 SO_MARK = 36
-PAUSE = 0.004
+PAUSE = 0.002
 
 
 def checksum(data):
@@ -41,7 +42,6 @@ class Probe:
         self.open_sockets = []
 
     def send(self):
-        """Returns the errno name, or "sent"."""
         protocol = 0
         if self.kind == socket.SOCK_RAW:
             protocol = socket.IPPROTO_ICMP if self.family == socket.AF_INET else socket.IPPROTO_ICMPV6
@@ -54,16 +54,14 @@ class Probe:
                 s.connect((self.address, self.port))
             else:
                 s.sendto(self.payload, (self.address, self.port))
-            return "sent"
         except BlockingIOError:
             # Keep the attempt alive for a while: the SYN and its retransmissions.
             self.open_sockets.append(s)
             s = None
             if len(self.open_sockets) > 20:
                 self.open_sockets.pop(0).close()
-            return "in progress"
-        except OSError as e:
-            return errno.errorcode.get(e.errno, str(e.errno))
+        except OSError:
+            pass  # refused: just what is wanted
         finally:
             if s is not None:
                 s.close()
@@ -119,11 +117,69 @@ def lan_probes():
     ]
 
 
+def inbound_probes(addresses):
+    """What a host answers by itself: an echo reply, a reset, a port unreachable."""
+    probes = []
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        probes += [
+            Probe("ping " + address, family, socket.SOCK_RAW, 0, payload=echo_request(family), address=address),
+            Probe("syn " + address, family, socket.SOCK_STREAM, 9, address=address),
+            Probe("udp " + address, family, socket.SOCK_DGRAM, 9, address=address),
+        ]
+    return probes
+
+
+class Chatter:
+    """A connected socket that goes on sending, whatever errors it gets."""
+
+    def __init__(self, kind, address, port):
+        self.socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+        self.socket.settimeout(5)
+        self.socket.connect((address, port))
+        self.socket.setblocking(False)
+
+    def send(self):
+        try:
+            self.socket.send(b"still here\n")
+        except OSError:
+            pass
+        try:
+            self.socket.recv(65536)
+        except OSError:
+            pass
+
+
+def chatter(endpoints):
+    sockets = []
+    for endpoint in endpoints:
+        address, port = endpoint.rsplit(":", 1)
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            sockets.append(Chatter(kind, address, int(port)))
+    run({}, sockets)
+
+
+def run(catalogue, senders):
+    print(json.dumps(catalogue), flush=True)
+    rounds = 0
+    while True:
+        for sender in senders:
+            sender.send()
+            time.sleep(PAUSE)
+        rounds += 1
+        print("round %d" % rounds, flush=True)
+
+
 def main():
-    kinds, device = sys.argv[1], sys.argv[2]
-    mark = int(sys.argv[3], 0) if len(sys.argv) > 3 else 0
-    probes = plain_probes(socket.AF_INET) + plain_probes(socket.AF_INET6)
+    kinds = sys.argv[1]
+    if kinds == "chatter":
+        chatter(sys.argv[2:])
+    if kinds == "inbound":
+        probes = inbound_probes(sys.argv[2:])
+    else:
+        probes = plain_probes(socket.AF_INET) + plain_probes(socket.AF_INET6)
     if kinds == "local":
+        device, mark = sys.argv[2], int(sys.argv[3], 0)
         for family in (socket.AF_INET, socket.AF_INET6):
             probes += privileged_probes(family, device, mark)
         probes += multicast_probes(device) + lan_probes()
@@ -132,15 +188,7 @@ def main():
         if probe.address is None:
             base = "203.0.113.%d" if probe.family == socket.AF_INET else "2001:db8:113::%d"
             probe.address = base % (first + number)
-    print(json.dumps({p.name: {"address": p.address, "port": p.port} for p in probes}), flush=True)
-    rounds = 0
-    while True:
-        outcomes = []
-        for probe in probes:
-            outcomes.append(probe.send())
-            time.sleep(PAUSE)
-        rounds += 1
-        print("round %d %s" % (rounds, " ".join(o.replace(" ", "-") for o in outcomes)), flush=True)
+    run({p.name: {"address": p.address, "port": p.port} for p in probes}, probes)
 
 
 main()
