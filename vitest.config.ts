@@ -2,5 +2,9 @@
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
-  test: { include: ['test/unit/**/*.test.ts'] },
+  test: {
+    testTimeout: 120_000, // A guard against hanging; nothing is asserted about time.
+    hookTimeout: 120_000,
+    include: ['test/unit/**/*.test.ts'],
+  },
 });

@@ -8,7 +8,7 @@ import { DESTINATIONS, type Network, PROXY_ADDRESS, PROXY_PORT } from './network
 const ROOT = path.join(import.meta.dirname, '..');
 export const PROXYVPN = path.join(ROOT, 'bin', 'proxyvpn');
 /** Bundled beside the bench itself by scripts/bench.mjs. */
-const ENGINE_RUNNER = path.join(ROOT, 'build', 'bench', 'engine-runner.mjs');
+const ENGINE_RUNNER = path.join(ROOT, 'build', 'bench', 'engine-runner.cjs');
 
 export interface Running {
   /** With their descendants: what the tunnel costs. Empty: there is none. */
@@ -43,7 +43,10 @@ export function proxyvpn(name: string, title: string, upArguments: readonly stri
     async start({ app }) {
       const env = { PROXYVPN_STATE_DIR: `/run/bench-state/${app.name}` };
       const cli = (...args: readonly string[]): Promise<Ran> => app.run([PROXYVPN, ...args], { env });
-      succeeded(await cli('up', '--proxy', `${PROXY_ADDRESS}:${PROXY_PORT}`, ...upArguments), `up ${upArguments.join(' ')}`);
+      succeeded(
+        await cli('up', '--proxy', `${PROXY_ADDRESS}:${PROXY_PORT}`, ...upArguments),
+        `up ${upArguments.join(' ')}`,
+      );
       const status = succeeded(await cli('status', '--json'), 'status');
       const { pid } = z.object({ pid: z.number() }).parse(JSON.parse(status.stdout));
       return {

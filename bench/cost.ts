@@ -84,6 +84,10 @@ export interface HostTimes {
 /** Since boot, proc_stat(5). */
 export function hostTimes(): HostTimes {
   const line = fs.readFileSync('/proc/stat', 'utf8').split('\n', 1)[0] ?? '';
-  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = line.trim().split(/\s+/).slice(1).map(Number);
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = line
+    .trim()
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
   return { busyS: (user + nice + system + irq + softirq + steal) / USER_HZ, stealS: steal / USER_HZ };
 }

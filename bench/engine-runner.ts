@@ -16,7 +16,11 @@ function ip(...args: readonly string[]): void {
 function main(): void {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { 'drop-one-in': { type: 'string', default: '0' }, queues: { type: 'string', default: '1' } },
+    options: {
+      queues: { type: 'string', default: '1' },
+      predial: { type: 'string', default: '0' },
+      'drop-one-in': { type: 'string', default: '0' },
+    },
   });
   const [upstream, routes] = positionals;
   const [, address, port] = /^(.*):(\d+)$/.exec(upstream ?? '') ?? [];
@@ -39,6 +43,7 @@ function main(): void {
       memoryBytes: 256 * 1024 * 1024,
       maxFlows: 65_536,
       maxPendingFlows: 4096,
+      predial: Number(values.predial),
       flowEvents: false,
       dropOneIn: Number(values['drop-one-in']),
     },

@@ -190,10 +190,11 @@ class Demo {
     this.indented(page.stdout + page.stderr);
     this.seen('the page came through the tunnel', page.stdout === DEMO.page);
     if (page.exitCode === 0) {
-      const logged = await this.#far.event(({ event }) => event === 'connect');
+      const target = `${DEMO.originAddress}:${DEMO.originPort}`;
+      const logged = await this.#far.event((event) => event.event === 'connect' && event.target === target);
       if (logged.event === 'connect') {
         this.say(`      proxy log: ${logged.client} CONNECT ${logged.target} -> ${logged.status}`);
-        this.seen('the proxy saw the CONNECT', logged.target === `${DEMO.originAddress}:${DEMO.originPort}`);
+        this.seen('the proxy saw the CONNECT', logged.status === 200);
       }
     }
     const closed = await this.curl(`http://${DEMO.originAddress}:${DEMO.closedPort}/`);

@@ -11,10 +11,10 @@ import {
 } from '../state/directory.ts';
 import { Journal } from '../state/journal.ts';
 import { acquireLock, type LockOwner, lockOwner, processStartTicks } from '../state/lock.ts';
-import { requireNetAdmin } from './capability.ts';
+import { hasNetAdmin, requireNetAdmin } from './capability.ts';
 import type { DownOptions } from './cli.ts';
 import { askDaemon } from './control.ts';
-import { removeByScheme } from './force.ts';
+import { leftByScheme, removeByScheme } from './force.ts';
 import { isKnownOp, openHost } from './host.ts';
 import type { Op } from './plan.ts';
 import { type DownDocument, downReport, downText } from './report.ts';
@@ -31,7 +31,7 @@ const POLL_MS = 20;
 
 /**
  * @returns 0 when all is undone, 1 when something could not be, 4 when there was nothing to do
- * @throws ProxyVpnError E_NOT_PERMITTED, E_DAEMON_STUCK, E_LOCKED, E_JOURNAL_*
+ * @throws ProxyVpnError E_NOT_PERMITTED, E_DAEMON_STUCK, E_LOCKED, E_JOURNAL_LOST and others of the journal
  */
 export async function runDown(options: DownOptions, terminal: Terminal): Promise<ExitCode> {
   const directory = stateDirectory(options.name, stateRoot());
@@ -106,6 +106,7 @@ async function byJournal(
   terminal: Terminal,
 ): Promise<DownDocument | undefined> {
   if (!fs.existsSync(directory.journalFile) && !force) {
+    await failIfLeft(directory);
     return undefined;
   }
   requireNetAdmin();
@@ -130,6 +131,15 @@ async function byJournal(
     lock.release();
     removeStateDirectory(directory);
   }
+}
+
+/** @throws ProxyVpnError E_JOURNAL_LOST */
+async function failIfLeft(directory: StateDirectory): Promise<void> {
+  const left = hasNetAdmin() ? await leftByScheme(openHost(), directory) : [];
+  if (left.length === 0) return;
+  throw new ProxyVpnError('E_JOURNAL_LOST', `there is no journal, but on this host there is: ${left.join('; ')}`, {
+    hint: `if that is of no tunnel that runs: proxyvpn down --force${directory.name === 'default' ? '' : ` --name ${directory.name}`}`,
+  });
 }
 
 function merged(reports: readonly TeardownReport[]): TeardownReport {

@@ -25,7 +25,7 @@ export async function removeByScheme(host: Host, directory: StateDirectory): Pro
   const failed: { what: string; error: unknown }[] = [];
   for (const op of [...rulesLeft(host, scheme), ...routesLeft(host, scheme), firewallOf(scheme)]) {
     const applier = applierOf(host.appliers, op);
-    const what = op.kind === 'firewall.load' ? `nft delete table inet ${scheme.firewallTable}` : applier.describe(op);
+    const what = op.kind === 'firewall.load' ? firewallLine(scheme) : applier.describe(op);
     try {
       const result = await applier.undo(op, { existed: false });
       if (result.outcome === 'undone') undone.push(what);
@@ -35,6 +35,23 @@ export async function removeByScheme(host: Host, directory: StateDirectory): Pro
     }
   }
   return { undone, foreign, failed };
+}
+
+/**
+ * What the scheme names and no journal knows, one line each: a state directory that was deleted must not make
+ * `status` say that all is well while a killswitch blocks.
+ * @throws ProxyVpnError E_FIREWALL_*, NetlinkError
+ */
+export async function leftByScheme(host: Host, directory: StateDirectory): Promise<readonly string[]> {
+  const scheme = schemeFor(directory.name, findSlot(directory.root, directory.name));
+  const left = [...rulesLeft(host, scheme), ...routesLeft(host, scheme)];
+  const lines = left.map((op) => applierOf(host.appliers, op).describe(op));
+  const isLoaded = await (await host.backend()).isLoaded(scheme.firewallTable);
+  return isLoaded ? [...lines, firewallLine(scheme)] : lines;
+}
+
+function firewallLine(scheme: Scheme): string {
+  return `the firewall rules of table ${scheme.firewallTable}`;
 }
 
 function rulesLeft(host: Host, scheme: Scheme): readonly Op[] {

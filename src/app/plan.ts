@@ -1,4 +1,5 @@
 /** (Config, Snapshot) to the ops that bring the tunnel up, in order (pure). */
+import { EXIT, ProxyVpnError } from '../errors.ts';
 import type { FirewallLoadOp } from '../firewall/ops.ts';
 import type { Connection, FirewallPolicy } from '../firewall/policy.ts';
 import { type Family, familyOf, prefixText } from '../ip.ts';
@@ -37,8 +38,17 @@ export function effectiveScheme(config: Pick<Config, 'name' | 'tun' | 'fwmark'>,
   return { ...scheme, tun: config.tun ?? scheme.tun, fwmark: config.fwmark ?? scheme.fwmark };
 }
 
-/** Everything `up` changes on the host. */
+/**
+ * Everything `up` changes on the host.
+ * @throws ProxyVpnError E_ALREADY_DIVERTED (exit code 4): two tunnels that take everything would take each other's
+ *   connections to the proxy, round and round
+ */
 export function planUp(config: Config, snapshot: Snapshot): Plan {
+  if (config.routes && snapshot.otherTables.length > 0) {
+    const message = `another tunnel takes all TCP of this host already (table ${snapshot.otherTables.join(', ')})`;
+    const hint = 'take it down (proxyvpn down --name NAME), or give --no-routes and route into this one yourself';
+    throw new ProxyVpnError('E_ALREADY_DIVERTED', message, { hint, exitCode: EXIT.wrongState });
+  }
   const scheme = effectiveScheme(config, snapshot.slot);
   const policy = policyOf(config, snapshot, scheme);
   const firewall: Op = { kind: 'firewall.load', policy };

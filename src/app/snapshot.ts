@@ -1,16 +1,17 @@
 /** Reads what of the host the plan depends on. Changes nothing. */
 import fs from 'node:fs';
 import type { Connection } from '../firewall/policy.ts';
+import { ROUTE_PROTOCOL, SLOTS, schemeFor } from '../mark/scheme.ts';
 import type { UpstreamAddress } from '../native.ts';
 import { connections } from '../netlink/diag.ts';
-import { addresses, links } from '../netlink/read.ts';
+import { addresses, links, rules } from '../netlink/read.ts';
 import type { NetlinkRequest } from '../netlink/socket.ts';
 import { systemNameServers } from './resolver.ts';
 import { connectionKey } from './ssh-session.ts';
 import { readSysctl } from './sysctl.ts';
 
 export interface Snapshot {
-  /** Real uid of the process that will own the upstream sockets. */
+  /** Effective uid of the process that will own the upstream sockets. */
   readonly uid: number;
   readonly slot: number;
   readonly proxies: readonly UpstreamAddress[];
@@ -19,6 +20,8 @@ export interface Snapshot {
   readonly nameServers: readonly string[];
   /** TCP connections to and from other hosts that are not over. */
   readonly connections: readonly Connection[];
+  /** Tables of other tunnels (`--name`) that all TCP of this host is sent to. */
+  readonly otherTables: readonly number[];
   /** The SSH connection in which `up` was typed, if it is really there. */
   readonly sshSession: Connection | undefined;
 }
@@ -36,14 +39,23 @@ export async function takeSnapshot(request: NetlinkRequest, inputs: SnapshotInpu
   const { claimedSession } = inputs;
   const isThere = claimedSession && all.some((one) => connectionKey(one) === connectionKey(claimedSession));
   return {
-    uid: process.getuid?.() ?? 0,
+    uid: process.geteuid?.() ?? 0,
     slot: inputs.slot,
     proxies: inputs.proxies,
     ipv6: await ipv6State(request),
     nameServers: await systemNameServers(),
     connections: all,
+    otherTables: otherTables(request, inputs.slot),
     sshSession: isThere ? claimedSession : undefined,
   };
+}
+
+function otherTables(request: NetlinkRequest, slot: number): readonly number[] {
+  const tables = Array.from({ length: SLOTS }, (_, other) => schemeFor('', other).table);
+  const found = rules(request, 4).filter(
+    ({ protocol, isInverted, table }) => protocol === ROUTE_PROTOCOL && isInverted && tables.includes(table),
+  );
+  return found.map(({ table }) => table).filter((table) => table !== schemeFor('', slot).table);
 }
 
 function isLocal({ localAddress, remoteAddress }: Connection): boolean {

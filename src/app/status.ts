@@ -4,9 +4,11 @@ import { EXIT, type ExitCode } from '../errors.ts';
 import { type StateDirectory, stateDirectory, stateRoot } from '../state/directory.ts';
 import { parseJournal } from '../state/journal-format.ts';
 import { lockOwner } from '../state/lock.ts';
+import { hasNetAdmin } from './capability.ts';
 import type { StatusOptions } from './cli.ts';
 import { askDaemon } from './control.ts';
 import { errorDocument } from './error-document.ts';
+import { leftByScheme } from './force.ts';
 import { isKnownOp, openHost } from './host.ts';
 import type { Op } from './plan.ts';
 import { downDocument, type StatusDocument, statusText } from './report.ts';
@@ -60,14 +62,20 @@ export async function readStatus(directory: StateDirectory): Promise<StatusDocum
     // It may have ended between the look and the question.
     if (lockOwner(directory.lockFile) === undefined) return leftStatus(directory);
     const problems = [`process ${owner.pid} holds the tunnel but does not answer: ${errorDocument(error).message}`];
-    return { ...leftStatus(directory), state: 'degraded', pid: owner.pid, problems };
+    return { ...(await leftStatus(directory)), state: 'degraded', pid: owner.pid, problems };
   }
 }
 
-/** What a journal without a daemon tells. */
-function leftStatus(directory: StateDirectory): StatusDocument {
+/** What a journal without a daemon tells; without a journal, what the kernel does. */
+async function leftStatus(directory: StateDirectory): Promise<StatusDocument> {
   const down = downDocument(directory.name);
-  if (!fs.existsSync(directory.journalFile)) return down;
+  if (!fs.existsSync(directory.journalFile)) {
+    // Who may not look may not have made anything either.
+    const left = hasNetAdmin() ? await leftByScheme(openHost(), directory) : [];
+    if (left.length === 0) return down;
+    const problems = [`no journal, but on this host there is: ${left.join('; ')}`, 'run: proxyvpn down --force'];
+    return { ...down, state: 'degraded', problems };
+  }
   const { entries } = parseJournal<Op>(fs.readFileSync(directory.journalFile), isKnownOp(openHost().appliers));
   const left = entries.filter(({ state }) => state !== 'undone').map(({ op }) => op);
   const killswitch = left.some((op) => op.kind === 'firewall.load' && op.policy.killswitch);

@@ -3,12 +3,19 @@ import type { AnyOp, Appliers } from '../op.ts';
 import { applierOf, type OpJournal } from './apply.ts';
 
 export interface TeardownReport {
-  /** describe() lines of what was taken back. */
+  /** What was taken back, as the line that had made it. */
   readonly undone: readonly string[];
   /** Changed by somebody else since, and left alone: one sentence each. */
   readonly foreign: readonly string[];
   /** Could not be undone; the journal still holds them. */
   readonly failed: readonly { readonly what: string; readonly error: unknown }[];
+}
+
+/** The line that makes this op; of a text of many lines, such as a ruleset, its first with what it is about. */
+function titleOf(description: string): string {
+  const [first = '', ...rest] = description.split('\n');
+  const subject = rest.find((line) => line.startsWith('table '))?.replace(/ \{$/, '');
+  return subject === undefined ? first : `${first.replace(/ <<.*/, '')} # ${subject}`;
 }
 
 /**
@@ -26,7 +33,7 @@ export async function tearDown<Op extends AnyOp>(
   for (const { id, op, before } of [...journal.pending()].reverse()) {
     if (keep(op)) continue;
     const applier = applierOf(appliers, op);
-    const what = applier.describe(op);
+    const what = titleOf(applier.describe(op));
     try {
       const result = await applier.undo(op, before);
       if (result.outcome === 'undone') undone.push(what);

@@ -75,7 +75,7 @@ export class Tunnel {
    * @throws ProxyVpnError of the step that failed
    */
   async bringUp(signal: AbortSignal): Promise<void> {
-    const { directory } = this.#context;
+    const { directory, warn } = this.#context;
     const journal = await this.#finishOldTeardown();
     this.#journal = journal;
     const leftovers = journal.pending();
@@ -93,6 +93,7 @@ export class Tunnel {
       } else {
         journal.close();
       }
+      if (this.#standing) warn('the killswitch of the earlier run stays: nothing gets out until up succeeds, or down');
       throw withRollback(error, rollback);
     }
   }
@@ -154,21 +155,22 @@ export class Tunnel {
   async #steps(journal: Journal<Op>, signal: AbortSignal): Promise<void> {
     const { config, claimedSession, directory, host, log } = this.#context;
     const { upstream } = config;
-    this.#proxies = upstreamAddresses(await resolveProxy(upstream.host), upstream.port);
+    this.#proxies = upstreamAddresses(await orAborted(resolveProxy(upstream.host), signal), upstream.port);
     const slot = claimSlot(directory.root, directory.name);
     const snapshot = await takeSnapshot(host.netlink, { slot, proxies: this.#proxies, claimedSession });
     const plan = planUp(config, snapshot);
     this.#plan = plan;
     this.#warnOf(snapshot);
     // The old killswitch lets no probe to a new proxy out: then only after the new one is loaded.
-    if (!this.#standing) await this.#preflight(plan);
+    if (!this.#standing) await orAborted(this.#preflight(plan), signal);
     await applyOps(plan.prepare, host.appliers, journal, signal);
     await leaveToUs(plan.scheme.tun, log);
     this.#engine = this.#startEngine(plan);
-    if (this.#standing) await this.#preflight(plan);
+    if (this.#standing) await orAborted(this.#preflight(plan), signal);
     await applyOps(plan.divert, host.appliers, journal, signal);
     const carriesIpv6 = plan.prepare.some((op) => op.kind === 'address.add' && op.family === 6);
-    for (const address of selfTestAddresses(config, carriesIpv6, snapshot.uid)) await selfTest(address);
+    for (const address of selfTestAddresses(config, carriesIpv6, snapshot.uid))
+      await orAborted(selfTest(address), signal);
     signal.throwIfAborted();
   }
 
@@ -242,10 +244,18 @@ export class Tunnel {
   }
 }
 
+/** The work's result, or at once the signal's reason; work that only reads may then end by itself. */
+function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}
+
 function failures(report: TeardownReport): string {
-  return report.failed
-    .map(({ what, error }) => `${what.split('\n', 1)[0]}: ${errorDocument(error).message}`)
-    .join('; ');
+  return report.failed.map(({ what, error }) => `${what}: ${errorDocument(error).message}`).join('; ');
 }
 
 /** The error of the step; where the way back failed as well, it says so. */

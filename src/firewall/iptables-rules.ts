@@ -10,8 +10,8 @@ import { createHash } from 'node:crypto';
 import type { Family } from '../ip.ts';
 import { LAN_NETWORKS } from './local-networks.ts';
 import type { FirewallPolicy } from './policy.ts';
-import { hex, type Rule } from './rule.ts';
-import { addressesOfFamily, checkPolicy, disjointPrefixes, ofFamily, tunAddress } from './ruleset.ts';
+import { hex, type Rule, tunAddress } from './rule.ts';
+import { addressesOfFamily, checkPolicy, disjointPrefixes, ofFamily } from './ruleset.ts';
 
 export type Table = 'mangle' | 'filter';
 export const TABLES: readonly Table[] = ['mangle', 'filter'];
@@ -149,23 +149,27 @@ function input(policy: FirewallPolicy, family: Family): readonly Rule[] {
 
 function output(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const refuse = REJECT[family];
-  return [...stays(policy), ...permitted(policy, family, refuse), ...refuseAll(refuse)];
+  return [
+    STAYS,
+    // Not what is sent in the name of others, a reset by REJECT say: the gate takes that for forwarded.
+    rule(`-o ${policy.tun.name} -p tcp -m addrtype --src-type LOCAL -j RETURN`, 'the tunnel carries TCP'),
+    ...permitted(policy, family, refuse),
+    ...refuseAll(refuse),
+  ];
 }
 
 /** The last word, in POSTROUTING: OUTPUT may have seen the interface from before the mark. */
 function gate(policy: FirewallPolicy, family: Family): readonly Rule[] {
   return [
-    ...stays(policy),
-    rule('-m addrtype ! --src-type LOCAL -j RETURN', 'forwarded, and judged there by its real interface'),
+    STAYS,
+    rule(`-o ${policy.tun.name} -p tcp -j RETURN`, 'the tunnel carries TCP'),
+    rule('-m addrtype ! --src-type LOCAL -j RETURN', 'not from here: judged in FORWARD, or in OUTPUT by its addresses'),
     ...permitted(policy, family, DROP),
     ...refuseAll(DROP),
   ];
 }
 
-const stays = ({ tun }: FirewallPolicy): readonly Rule[] => [
-  rule('-o lo -j RETURN', 'stays in this host'),
-  rule(`-o ${tun.name} -p tcp -j RETURN`, 'the tunnel carries TCP'),
-];
+const STAYS = rule('-o lo -j RETURN', 'stays in this host');
 
 function permitted(policy: FirewallPolicy, family: Family, refuse: Refusal): readonly Rule[] {
   return [

@@ -3,7 +3,9 @@
  *
  *   output        says no at once (a reset, an ICMP error), so that programs do not hang. After route_output has
  *                 sent a packet another way it still sees the old interface, so it is not the last word:
- *   postrouting   sees the interface that a packet really leaves by, and drops.
+ *   postrouting   sees the interface that a packet really leaves by, and drops. It cannot tell forwarded packets from
+ *                 our own by their interface (before Linux 5.6), but by their source address; so output lets packets
+ *                 with somebody else's source address pass by their destination only.
  *   forward       containers and virtual machines, as strict as output. Its interface is the real one.
  *
  * There is no `ct state established accept` for packets of this host: connections older than the killswitch would go
@@ -11,7 +13,7 @@
  */
 import { LAN_NETWORKS } from './local-networks.ts';
 import type { FirewallPolicy } from './policy.ts';
-import { both, type Chain, FAMILIES, type Hook, hex, OPENED, OPENS, PRIORITY, type Rule } from './rule.ts';
+import { both, type Chain, FAMILIES, type Hook, hex, OPENED, OPENS, PRIORITY, type Rule, tunAddress } from './rule.ts';
 
 /** Nothing but SYN: what RFC 9293 §3.5 opens a connection with. A later packet might be an answer taken for a question. */
 const BARE_SYN = 'tcp flags & (fin | syn | rst | ack) == syn';
@@ -167,14 +169,15 @@ function refuse(): readonly Rule[] {
   ];
 }
 
-const stays = ({ tun }: FirewallPolicy): readonly Rule[] => [
-  { text: 'oifname "lo" accept', why: 'stays in this host' },
-  { text: `oifname "${tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
-];
+const stays: Rule = { text: 'oifname "lo" accept', why: 'stays in this host' };
 
 function output(policy: FirewallPolicy): readonly Rule[] {
+  const into = `oifname "${policy.tun.name}" meta l4proto tcp`;
   return [
-    ...stays(policy),
+    stays,
+    ...both('the tunnel carries TCP', ({ ip, family }) => `${into} ${ip} saddr ${tunAddress(policy, family)} accept`),
+    // Not what is sent in the name of others, a reset by `reject` say: postrouting takes that for forwarded.
+    { text: `${into} fib saddr type local accept`, why: 'the same from another address of this host' },
     { text: 'jump permitted', why: 'the few that may go around the tunnel' },
     { text: 'goto refuse', why: 'everything else' },
   ];
@@ -182,8 +185,9 @@ function output(policy: FirewallPolicy): readonly Rule[] {
 
 function postrouting(policy: FirewallPolicy): readonly Rule[] {
   return [
-    ...stays(policy),
-    { text: 'fib saddr type != local accept', why: 'forwarded, and judged there by its real interface' },
+    stays,
+    { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
+    { text: 'fib saddr type != local accept', why: 'not from here: judged in forward, or in output by its addresses' },
     { text: 'jump permitted', why: 'output may have seen the interface from before the mark' },
     { text: 'counter drop', why: 'whatever anyone has marked, routed or bound' },
   ];

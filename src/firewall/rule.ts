@@ -1,4 +1,6 @@
 /** The words of a ruleset: what a rule, a chain, a set and a table are, and their nft text (pure). */
+import type { Family } from '../ip.ts';
+import type { FirewallPolicy } from './policy.ts';
 
 export interface Rule {
   /** Matches and statements in nft syntax. */
@@ -51,6 +53,9 @@ export const FAMILIES = [
   { family: 6, ip: 'ip6', type: 'ipv6_addr' },
 ] as const;
 export type FamilyWords = (typeof FAMILIES)[number];
+
+export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string =>
+  family === 4 ? tun.address4 : tun.address6;
 
 /** The same rule for IPv4 and for IPv6. */
 export function both(why: string, text: (words: FamilyWords) => string): readonly Rule[] {

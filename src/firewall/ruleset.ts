@@ -15,7 +15,18 @@ import { EXIT, ProxyVpnError } from '../errors.ts';
 import { addressBytes, canonicalAddress, type Family, familyOf, type Prefix, parsePrefix, prefixText } from '../ip.ts';
 import { killswitchChains, markInbound } from './killswitch.ts';
 import type { Connection, FirewallPolicy } from './policy.ts';
-import { both, type Chain, FAMILIES, hex, type NamedSet, OPENED, PRIORITY, type Rule, type Ruleset } from './rule.ts';
+import {
+  both,
+  type Chain,
+  FAMILIES,
+  hex,
+  type NamedSet,
+  OPENED,
+  PRIORITY,
+  type Rule,
+  type Ruleset,
+  tunAddress,
+} from './rule.ts';
 
 export interface RulesetOptions {
   /** Keep the tunnel's own packets out of connection tracking: only where no other firewall wants their state. */
@@ -114,9 +125,6 @@ function contains(outer: Prefix, inner: Prefix): boolean {
     [...addressBytes(address)].map((byte) => byte.toString(2).padStart(8, '0')).join('');
   return inner.length >= outer.length && bits(inner).startsWith(bits(outer).slice(0, outer.length));
 }
-
-export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string =>
-  family === 4 ? tun.address4 : tun.address6;
 
 function rawChains(policy: FirewallPolicy): readonly Chain[] {
   const mark = hex(policy.fwmark);

@@ -65,7 +65,7 @@ export function lockOwner(file: string): LockOwner | undefined {
   return isAlive ? owner : undefined;
 }
 
-/** Start time in clock ticks after boot, proc(5) field 22; undefined when there is no such process. */
+/** Start time in clock ticks after boot, proc(5) field 22; undefined when there is no such process, or a zombie. */
 export function processStartTicks(pid: number): number | undefined {
   try {
     return startTicksOf(fs.readFileSync(`/proc/${pid}/stat`, 'latin1'));
@@ -77,6 +77,9 @@ export function processStartTicks(pid: number): number | undefined {
 /** @param stat content of /proc/PID/stat; the command name (field 2) may hold spaces and parentheses */
 export function startTicksOf(stat: string): number | undefined {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  // A zombie whose threads are gone too (num_threads, field 20) holds nothing any more; a container's pid 1 may
+  // never reap it.
+  if ((fields[0] === 'Z' || fields[0] === 'X') && Number(fields[20 - 3]) <= 1) return undefined;
   const ticks = fields[22 - 3]; // The first one here is field 3.
   return ticks !== undefined && /^\d+$/.test(ticks) ? Number(ticks) : undefined;
 }

@@ -14,7 +14,7 @@ export interface TunCreate {
 export type TunBefore = null;
 
 /** How long a killed daemon's device may take to go: the kernel removes it when the last descriptor closes. */
-const VANISH_MS = 2000;
+const VANISH_MS = 1000;
 const VANISH_POLL_MS = 20;
 
 /** What opens and closes descriptors; the native addon, or a fake in tests. */
@@ -51,7 +51,7 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
 
   /** @throws ProxyVpnError E_TUN_EXISTS: TUNSETIFF would silently attach to a persistent device of somebody else */
   async observe(op: TunCreate): Promise<TunBefore> {
-    if (await this.#linkExists(op.name)) {
+    if (!(await this.#isGone(op.name))) {
       throw new ProxyVpnError('E_TUN_EXISTS', `a network device named ${op.name} exists already`, {
         hint: `choose another name with --tun, or remove it: ip link del ${op.name}`,
       });
@@ -84,12 +84,18 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
       this.#fds = [];
       return { outcome: 'undone' };
     }
+    if (await this.#isGone(op.name)) return { outcome: 'absent' };
+    return { outcome: 'foreign', found: `device ${op.name} is held by another process` };
+  }
+
+  /** Looks several times: a daemon that has just ended may still be losing its device. */
+  async #isGone(name: string): Promise<boolean> {
     const deadline = Date.now() + VANISH_MS;
-    while (await this.#linkExists(op.name)) {
-      if (Date.now() >= deadline) return { outcome: 'foreign', found: `device ${op.name} is held by another process` };
+    while (await this.#linkExists(name)) {
+      if (Date.now() >= deadline) return false;
       await new Promise((resolve) => setTimeout(resolve, VANISH_POLL_MS));
     }
-    return { outcome: 'absent' };
+    return true;
   }
 
   describe(op: TunCreate): string {

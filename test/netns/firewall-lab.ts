@@ -2,16 +2,17 @@
  * The topology with a stand-in for the tunnel, and the packet filter's backends run inside it as the product runs them.
  *
  *      app                              far
- *    pvpn0 198.18.0.1  ────────────  tun0    takes connections to every address and answers "tunnel"
+ *    pvpn0 198.18.0.1  ────────────  tun0    is the origin too, and answers "tunnel"
  *          fd70:7670:6e00::1
  *
  * The routing rules are as the product's: TCP without the mark into the tunnel, the exceptions before that.
  */
+import fs from 'node:fs';
 import path from 'node:path';
 import { buildSync } from 'esbuild';
 import type { BackendName } from '../../src/firewall/backend.ts';
 import type { FirewallPolicy } from '../../src/firewall/policy.ts';
-import { type Background, type Ran, run, until } from './process.ts';
+import { type Background, run, until } from './process.ts';
 import { ADDRESS, makeTopology, Namespace, type Topology, type TopologyOptions } from './topology.ts';
 
 export const MARK = 0x50560000;
@@ -22,6 +23,7 @@ export const CAP_NET_ADMIN = 1 << 12;
 export const CAP_NET_RAW = 1 << 13;
 export const PROXY_PORT = 8888;
 const TABLE = '52100';
+const DIVERT = `priority 5206 ipproto tcp lookup ${TABLE}`;
 
 /** `legacy` is iptables over the old kernel interface; `iptables` speaks to nf_tables. */
 export type Variant = BackendName | 'iptables-legacy';
@@ -67,6 +69,7 @@ export interface Outcome {
 
 const here = import.meta.dirname;
 const root = path.join(here, '..', '..');
+const addonIn = ({ directory }: Topology): string => path.join(directory, 'proxyvpn.node');
 
 /** The product's own code with a command line: COMMAND POLICY, where COMMAND is a method of Backend, or apply or undo. */
 const DRIVER = `
@@ -126,6 +129,11 @@ export class FirewallLab {
     const script = [...tunnel(topology.app.name, far.name), `mkdir ${topology.directory}/legacy`];
     const setUp = [...script, `cd ${topology.directory}`, ...legacy].join('\n');
     const ran = await run(['bash', '-euc', setUp]);
+    // Where other users may read it.
+    fs.copyFileSync(
+      process.env['PROXYVPN_ADDON'] ?? path.join(root, 'build', 'Release', 'proxyvpn.node'),
+      addonIn(topology),
+    );
     const lab = new FirewallLab(topology, far, driver);
     if (ran.code !== 0) {
       await lab.remove();
@@ -149,13 +157,12 @@ export class FirewallLab {
     env: Readonly<Record<string, string>> = {},
   ): Promise<DriverAnswer> {
     const isLegacy = variant === 'iptables-legacy';
-    const addon = process.env['PROXYVPN_ADDON'] ?? path.join(root, 'build', 'Release', 'proxyvpn.node');
     const system = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
     const ran = await this.app.run([...prefix, process.execPath, this.#driver, command, JSON.stringify(policy)], {
       env: {
         PATH: isLegacy ? `${this.topology.directory}/legacy:${system}` : system,
         PROXYVPN_FIREWALL: isLegacy ? 'iptables' : variant,
-        PROXYVPN_ADDON: addon,
+        PROXYVPN_ADDON: addonIn(this.topology),
         ...env,
       },
     });
@@ -180,8 +187,28 @@ export class FirewallLab {
     return where.serve(command, ports.at(-1) ?? 0);
   }
 
+  /** Opens a connection and keeps it. */
+  async talk(from: Namespace, to: string, port: number, mark = 0): Promise<Talk> {
+    const command = ['/usr/bin/python3', path.join(here, 'firewall-talk.py'), to, String(port), String(mark)];
+    const program = from.start(command);
+    await program.until('connection', () => program.stdout.includes('FROM'));
+    return new Talk(program);
+  }
+
   capture(): Promise<Capture> {
     return Capture.start(this);
+  }
+
+  /** As before `up`: nothing is sent into the tunnel meanwhile. */
+  async beforeUp<T>(body: () => Promise<T>): Promise<T> {
+    const change = (verb: 'add' | 'del'): Promise<unknown> =>
+      Promise.all([4, 6].map((family) => this.app.must(['ip', `-${family}`, 'rule', verb, ...DIVERT.split(' ')])));
+    await change('del');
+    try {
+      return await body();
+    } finally {
+      await change('add');
+    }
   }
 
   /** Takes away what a test may have left. */
@@ -198,7 +225,7 @@ export class FirewallLab {
 
 function tunnel(app: string, far: string): readonly string[] {
   const marked = `rule add priority 5205 fwmark ${MARK}/0xffffffff lookup main`;
-  const divert = `rule add priority 5206 ipproto tcp lookup ${TABLE}`;
+  const divert = `rule add ${DIVERT}`;
   const user = `rule add priority 5202 uidrange ${BYPASS_UID}-${BYPASS_UID} ipproto tcp lookup main`;
   return [
     `ip netns add ${far}`,
@@ -207,11 +234,12 @@ function tunnel(app: string, far: string): readonly string[] {
     `ip netns exec ${far} sysctl -qw net.ipv6.conf.default.accept_dad=0`,
     `ip link add pvpn0 netns ${app} type veth peer name tun0 netns ${far}`,
     `ip netns exec ${app} sysctl -qw net.ipv4.conf.pvpn0.rp_filter=2 net.ipv4.conf.all.src_valid_mark=1`,
+    // Strict filtering would look for guest in the tunnel; the mark that mends it would keep guest out of the tunnel.
+    `ip netns exec ${app} sysctl -qw net.ipv4.conf.guest0.rp_filter=2`,
     `ip -n ${app} addr add 198.18.0.1/32 dev pvpn0; ip -n ${app} addr add fd70:7670:6e00::1/128 dev pvpn0 nodad`,
     `ip -n ${app} link set pvpn0 up; ip -n ${far} link set tun0 up`,
     `ip -n ${far} addr add fe80::1/64 dev tun0 nodad`,
-    // Every address is this host's, so that ARP and connections to any of them are answered.
-    `ip -n ${far} route add local default dev lo; ip -n ${far} -6 route add local default dev lo`,
+    `ip -n ${far} route add local 203.0.113.0/24 dev lo; ip -n ${far} -6 route add local 2001:db8:113::/64 dev lo`,
     ...['198.18.0.1/32', '10.78.0.0/24'].map((to) => `ip -n ${far} route add ${to} dev tun0`),
     `mac=$(ip -n ${app} -br link show pvpn0 | awk '{print $3}')`,
     `ip -n ${far} -6 neigh add fe80::2 lladdr $mac dev tun0 nud permanent`,
@@ -221,6 +249,30 @@ function tunnel(app: string, far: string): readonly string[] {
     `ip -n ${app} -6 route add default via fe80::1 dev pvpn0 table ${TABLE}`,
     ...['-4', '-6'].flatMap((family) => [marked, divert, user].map((rule) => `ip -n ${app} ${family} ${rule}`)),
   ];
+}
+
+/** A connection that is held open. */
+export class Talk {
+  readonly #program: Background;
+
+  constructor(program: Background) {
+    this.#program = program;
+  }
+
+  get localPort(): number {
+    return Number(/FROM (\d+)/.exec(this.#program.stdout)?.[1]);
+  }
+
+  /** Sends something that is answered. @returns `.`, or the error's text, or undefined when nothing comes */
+  async ask(patienceMs = 5000): Promise<string | undefined> {
+    const answers = (): readonly string[] => this.#program.stdout.split('\n').slice(1, -1);
+    const count = answers().length;
+    this.#program.write('\n');
+    return until('answer', () => answers().length > count, patienceMs).then(
+      () => answers()[count],
+      () => undefined,
+    );
+  }
 }
 
 /** Packets that app sends over its uplink, as net receives them. */
@@ -265,6 +317,3 @@ export class Capture {
 }
 
 const LAST_PORT = 9999;
-
-export type { Ran };
-export { until };

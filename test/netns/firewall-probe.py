@@ -6,8 +6,8 @@ from_port: source port
 device: SO_BINDTODEVICE
 mark: SO_MARK
 uid, caps (bits): what the process becomes before it opens the socket
-send: bytes to write; linger_ms is never set, so close() orphans what is unsent
-read: reads an answer before it closes
+send: bytes to write, all buffered by the kernel (CAP_NET_ADMIN), so that close() orphans them
+read: reads the greeting before it closes
 """
 import ctypes
 import json
@@ -17,6 +17,7 @@ import struct
 import sys
 
 SO_MARK = 36
+SO_SNDBUFFORCE = 32
 SO_BINDTODEVICE = 25
 PR_SET_KEEPCAPS = 8
 CAPABILITY_VERSION_3 = 0x20080522
@@ -71,7 +72,7 @@ def attempt(what):
     if what['proto'] == 'tcp':
         opened.connect((what['to'], what['port']))
         if 'send' in what:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+            opened.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)
             opened.sendall(b'x' * what['send'])
         answer = opened.recv(100).decode() if what.get('read') else ''
         opened.close()

@@ -1,8 +1,9 @@
-"""Answers every TCP connection with argv[1] on the ports argv[2:], and counts what it was sent: "END name bytes"."""
+"""Greets every TCP connection with argv[1] on the ports argv[2:], answers each "?" with ".", tells "END name bytes"."""
 import selectors
 import socket
 import sys
 import threading
+import time
 
 name, ports = sys.argv[1], [int(port) for port in sys.argv[2:]]
 printing = threading.Lock()
@@ -10,6 +11,8 @@ printing = threading.Lock()
 
 def serve(connection):
     connection.sendall(name.encode())
+    # So that a client which sends and closes still has something to send.
+    time.sleep(0.1)
     total = 0
     try:
         while chunk := connection.recv(1 << 16):

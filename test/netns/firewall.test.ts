@@ -194,8 +194,8 @@ function leaks(family: 4 | 6): readonly Attempt[] {
     const from_port = port++;
     const hasPorts = probe.proto === 'tcp' || probe.proto === 'udp';
     const whole = { family, to: origin, timeout_ms: 300, ...(hasPorts && { from_port }), ...probe };
-    const words = { icmp: /ICMP6?, echo request/, gre: /GREv0|gre-proto|ip-proto-47/ };
-    const seen = hasPorts ? new RegExp(`\\.${from_port} > `) : words[probe.proto as keyof typeof words];
+    const what = hasPorts ? `\\.${from_port} > ` : ` > .*(${probe.proto === 'icmp' ? 'echo request' : 'GRE|gre'})`;
+    const seen = new RegExp(`IP6? ${addressOf(from, family)}${what}`);
     return { name, from, probe: whole, seen };
   };
   const bound = { device: 'uplink' } as const;

@@ -87,16 +87,16 @@ class Watch {
   readonly #gaps: number[] = [];
   readonly #loop: Promise<void>;
 
-  constructor(topology: Topology, listing: readonly string[], sign: string) {
-    this.#loop = this.#look(topology, listing, sign);
+  constructor(topology: Topology, filter: FilterSign) {
+    this.#loop = this.#look(topology, filter);
   }
 
-  async #look(topology: Topology, listing: readonly string[], sign: string): Promise<void> {
+  async #look(topology: Topology, { listing, isInForce }: FilterSign): Promise<void> {
     let absentSince: number | undefined;
     while (!this.#isOver) {
       const begun = Date.now();
       const { stdout } = await run(topology.app.argv(listing));
-      if (stdout.includes(sign)) {
+      if (isInForce(stdout)) {
         // Absent between two sightings: a gap.
         if (absentSince !== undefined && this.#firstMs !== undefined) this.#gaps.push(absentSince);
         absentSince = undefined;
@@ -145,8 +145,23 @@ export interface LeakReport {
 /** What to look at to know that the filter is in force. */
 export interface FilterSign {
   readonly listing: readonly string[];
-  readonly sign: string;
+  readonly isInForce: (listed: string) => boolean;
 }
+
+/** The one nftables table: all or nothing. */
+export const NFT_FILTER: FilterSign = {
+  listing: ['nft', 'list', 'tables'],
+  isInForce: (listed) => listed.includes('table inet proxyvpn'),
+};
+
+/** The iptables chains of both families, loaded one table after the other: in force when the last jump is there. */
+export const IPTABLES_FILTER: FilterSign = {
+  listing: ['bash', '-c', 'iptables-save; echo; ip6tables-save'],
+  isInForce: (listed) =>
+    ['OUTPUT', 'FORWARD', 'POSTROUTING'].every(
+      (chain) => (listed.match(new RegExp(`^-A ${chain} .*-j PVPN-default-(OUT|FWD|GATE)$`, 'gm'))?.length ?? 0) === 2,
+    ),
+};
 
 /** up, steady state, SIGKILL, a while as crashed, second up, down. */
 export async function liveAndDie(topology: Topology, cli: Cli, filter: FilterSign): Promise<LeakReport> {
@@ -155,7 +170,7 @@ export async function liveAndDie(topology: Topology, cli: Cli, filter: FilterSig
   const chatter = await Probes.startChatter(topology);
   const capture = await Capture.start(topology, 'life');
   const probes = await Probes.start(topology);
-  const watch = new Watch(topology, filter.listing, filter.sign);
+  const watch = new Watch(topology, filter);
   await cli.up(upstream);
   await probes.rounds(3);
   await cli.killDaemon();

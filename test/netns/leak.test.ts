@@ -3,11 +3,19 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Capture } from './capture.ts';
 import { Cli } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
-import { type Catalogue, liveAndDie, PROXY_PORT, Probes, seenOutside, startLeakServers } from './leak-scenario.ts';
+import {
+  type Catalogue,
+  liveAndDie,
+  NFT_FILTER,
+  PROXY_PORT,
+  Probes,
+  seenOutside,
+  startLeakServers,
+} from './leak-scenario.ts';
+import { DATAGRAM_ADDRESS } from './servers.ts';
 import { ADDRESS, makeTopology, type Topology } from './topology.ts';
 
 const LONG_MS = 120_000;
-const NFT = { listing: ['nft', 'list', 'tables'], sign: 'table inet proxyvpn' } as const;
 
 let topology: Topology;
 let cli: Cli;
@@ -19,12 +27,13 @@ beforeEach(async () => {
 });
 afterEach(() => topology.remove());
 
-/** What a capture sees of the probes, and the answers that the host gives to strangers. */
+/** What a capture sees of the probes and of older connections, and the answers that the host gives to strangers. */
 async function observe(): Promise<{ catalogue: Catalogue; seen: ReadonlySet<string>; answers: readonly string[] }> {
+  const chatter = await Probes.startChatter(topology);
   const capture = await Capture.start(topology, 'control');
   const probes = await Probes.start(topology);
   await probes.rounds(3);
-  await probes.stop();
+  await Promise.all([probes.stop(), chatter.stop()]);
   await capture.stop();
   const answers: string[] = [];
   for (const [name, filter] of [
@@ -33,6 +42,10 @@ async function observe(): Promise<{ catalogue: Catalogue; seen: ReadonlySet<stri
     ['reset', `src host ${ADDRESS.app.v4} and tcp src port 9 and tcp[13] & 4 != 0`],
     ['port unreachable', `src host ${ADDRESS.app.v4} and icmp[0] == 3`],
     ['echo reply of guest', `src host ${ADDRESS.guest.v4} and icmp[0] == 0`],
+    ['chatter of app', `src host ${ADDRESS.app.v4} and tcp dst port 7777`],
+    ['chatter of app v6', `src host ${ADDRESS.app.v6} and udp dst port 7777 and dst host ${DATAGRAM_ADDRESS.v6}`],
+    ['chatter of guest', `src host ${ADDRESS.guest.v4} and tcp dst port 7777`],
+    ['chatter with peer', `src host ${ADDRESS.app.v4} and tcp src port 9003 and dst host ${ADDRESS.peer.v4}`],
   ] as const)
     if ((await capture.packets(filter)).length > 0) answers.push(name);
   return { catalogue: probes.catalogue, seen: await seenOutside(capture, probes.catalogue), answers };
@@ -45,7 +58,7 @@ describe('positive control', () => {
     const { catalogue, seen, answers } = await observe();
     expect(Object.keys(catalogue).filter((name) => !seen.has(name))).toEqual([]);
     expect(Object.keys(catalogue).length).toBeGreaterThan(50);
-    expect(answers).toHaveLength(5);
+    expect(answers).toHaveLength(9);
   });
 
   test('with a tunnel but no killswitch it sees all but the TCP that goes through', { timeout: LONG_MS }, async () => {
@@ -54,7 +67,7 @@ describe('positive control', () => {
     const tunnelled = Object.keys(catalogue).filter((name) => !seen.has(name));
     expect(tunnelled.filter((name) => !/ (tcp|dns-tcp)[46]$/.test(name))).toEqual([]);
     for (const name of ['local tcp4', 'local tcp6', 'guest tcp4', 'guest tcp6']) expect(tunnelled).toContain(name);
-    expect(answers).toHaveLength(5);
+    expect(answers).toHaveLength(9);
     await cli.down();
   });
 });
@@ -63,7 +76,7 @@ describe('with the killswitch', () => {
   test('not one packet leaves but to the proxy: during up, steady, killed, up again, down', {
     timeout: LONG_MS,
   }, async () => {
-    const report = await liveAndDie(topology, cli, NFT);
+    const report = await liveAndDie(topology, cli, NFT_FILTER);
     expect(report.leaks.map(({ text }) => text)).toEqual([]);
     expect(report.gaps).toEqual([]);
     expect(report.toProxy).toBeGreaterThan(100);

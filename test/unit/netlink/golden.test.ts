@@ -163,7 +163,9 @@ function applierOf(op: NetlinkOp, request: NetlinkRequest): Applier<NetlinkOp, n
 
 /** Type, flags, fixed header and attributes in any order: `ip` writes them as they come on its command line. */
 function content(message: Uint8Array): unknown {
-  const [{ type, flags, payload } = never] = decodeMessages(message);
+  const [decoded] = decodeMessages(message);
+  if (!decoded) throw new Error('no message');
+  const { type, flags, payload } = decoded;
   const size = HEADER_BYTES.get(type) ?? 0;
   const attributes = new Attributes(payload.subarray(size));
   const hex = (data: Uint8Array | undefined): string => Buffer.from(data ?? []).toString('hex');
