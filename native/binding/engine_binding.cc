@@ -73,8 +73,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       engine::EngineParts parts;
       parts.device = std::make_unique<tun::TunDevice>(std::move(fd));
       parts.dialer = std::make_unique<relay::SocketDialer>(
-          static_cast<uint32_t>(number(options, "fwmark")),
-          static_cast<uint32_t>(number(options, "keepaliveMs") / 1000));
+          static_cast<uint32_t>(number(options, "fwmark")));
       parts.options = read_options(options, queues);
       parts.wake = [events = events_, weak = std::weak_ptr<Running>(running_)] { wake_up(events, weak); };
       parts.group = group;

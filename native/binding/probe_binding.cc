@@ -63,7 +63,7 @@ class Probe : public Napi::AsyncWorker {
   }
 
   int exchange() {
-    relay::SocketDialer dialer(fwmark_, 0);
+    relay::SocketDialer dialer(fwmark_);
     bool in_progress = false;
     int dialled = dialer.dial(upstream_, in_progress);
     if (dialled < 0) return -dialled;

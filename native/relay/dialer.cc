@@ -19,6 +19,13 @@ bool set(int fd, int level, int option, int value) {
 
 }  // namespace
 
+void enable_keepalive(int fd, uint32_t idle_s) {
+  set(fd, IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(idle_s));
+  set(fd, IPPROTO_TCP, TCP_KEEPINTVL, kProbeInterval_s);
+  set(fd, IPPROTO_TCP, TCP_KEEPCNT, kProbes);
+  set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
 int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
   int family = upstream.address.ss_family;
   base::UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -26,12 +33,6 @@ int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
   // Before connect(): the SYN already has to carry it, or it is routed into our own TUN.
   if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_))) return -errno;
   set(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-  if (keepalive_s_) {
-    set(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
-    set(fd.get(), IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(keepalive_s_));
-    set(fd.get(), IPPROTO_TCP, TCP_KEEPINTVL, kProbeInterval_s);
-    set(fd.get(), IPPROTO_TCP, TCP_KEEPCNT, kProbes);
-  }
   in_progress = false;
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) < 0) {
     if (errno != EINPROGRESS) return -errno;

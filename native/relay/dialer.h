@@ -32,13 +32,16 @@ class Dialer {
 
 class SocketDialer final : public Dialer {
  public:
-  SocketDialer(uint32_t fwmark, uint32_t keepalive_s) : fwmark_(fwmark), keepalive_s_(keepalive_s) {}
+  explicit SocketDialer(uint32_t fwmark) : fwmark_(fwmark) {}
   int dial(const UpstreamAddress& upstream, bool& in_progress) override;
 
  private:
   uint32_t fwmark_;
-  uint32_t keepalive_s_;
 };
+
+/// Keepalive probes of the kernel's after `idle_s` seconds. Called once a socket has been idle that
+/// long, so that short connections do not pay four system calls for it.
+void enable_keepalive(int fd, uint32_t idle_s);
 
 /// `203.0.113.5:443` or `[2001:db8::1]:443`.
 std::string authority_of(const wire::FlowKey& key);

@@ -35,6 +35,7 @@ struct Flow : stack::Connection {
   bool fin_to_upstream : 1 = false;    // shutdown(SHUT_WR) done
   bool ack_is_held : 1 = false;        // in the queue of ACKs that wait for an answer to ride on
   bool is_health_check : 1 = false;
+  bool has_keepalive : 1 = false;  // the kernel probes the upstream
   bool is_predialled : 1 = false;  // its socket was open before
   bool is_sending : 1 = false;  // has unacknowledged bytes towards the app
   bool is_counted_active : 1 = false;

@@ -75,7 +75,8 @@ void Relay::pump_to_upstream(Flow& flow) {
   }
   if (!flow.received_head && flow.app_finished && !flow.fin_to_upstream && flow.fd >= 0) {
     flow.fin_to_upstream = true;
-    shutdown(flow.fd, SHUT_WR);
+    // With its FIN read already, close() follows at once and sends ours.
+    if (!flow.upstream_finished) shutdown(flow.fd, SHUT_WR);
   }
 }
 

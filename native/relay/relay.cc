@@ -236,6 +236,8 @@ void Relay::read_reply(Flow& flow) {
     if (!flow.reply) flow.reply = std::make_unique<ConnectReply>();
     size_t rest = 0;
     auto got = static_cast<size_t>(n);
+    // A short read drained the socket; epoll tells of more, and an end told of must still be read.
+    if (got < sizeof buffer && !flow.upstream_hung_up) flow.can_read = false;
     switch (flow.reply->feed({buffer, got}, rest)) {
       case ConnectReply::State::kIncomplete: break;
       case ConnectReply::State::kMalformed: return fail(flow, EPROTO, "the answer is not HTTP");

@@ -86,6 +86,10 @@ void Relay::check_flow(Flow& flow) {
     return abort_app(flow);
   if (options_.keepalive_ms && idle_ms >= options_.keepalive_ms) {
     auto now_s = static_cast<uint32_t>(now_ms_ / 1000);
+    if (flow.fd >= 0 && !flow.has_keepalive) {
+      flow.has_keepalive = true;
+      enable_keepalive(flow.fd, options_.keepalive_ms / 1000 + 1);
+    }
     uint32_t unanswered = driver_.probe(flow);
     if (unanswered >= kMaxUnansweredProbes) return abort_app(flow);
     // An answered probe counts as a sign of life, not as traffic: idle time goes on.
