@@ -1,5 +1,4 @@
 /** Loads and types the native addon. The only file that may say `any`. */
-import { createRequire } from 'node:module';
 import path from 'node:path';
 import { ProxyVpnError } from './errors.ts';
 
@@ -118,12 +117,18 @@ export interface NativeAddon {
 
 let loaded: NativeAddon | undefined;
 
-/** @throws ProxyVpnError E_ADDON when the addon is not built or does not load */
+/**
+ * PROXYVPN_ADDON names the file instead; the launcher gives a path without the ending `.node`, so not by `require`.
+ * @throws ProxyVpnError E_ADDON when the addon is not built or does not load
+ */
 export function native(): NativeAddon {
   if (loaded) return loaded;
-  const file = process.env['PROXYVPN_ADDON'] ?? path.join(import.meta.dirname, '..', 'build', 'Release', 'proxyvpn.node');
+  const file =
+    process.env['PROXYVPN_ADDON'] ?? path.join(import.meta.dirname, '..', 'build', 'Release', 'proxyvpn.node');
   try {
-    loaded = createRequire(import.meta.url)(file) as NativeAddon;
+    const module: { exports: unknown } = { exports: {} };
+    process.dlopen(module, file);
+    loaded = module.exports as NativeAddon;
   } catch (cause) {
     throw new ProxyVpnError('E_ADDON', `cannot load the native addon ${file}: ${(cause as Error).message}`, {
       hint: 'build it with: npm ci && npm run build',

@@ -31,7 +31,10 @@ export interface UpOptions {
   readonly keepaliveMs: number;
   readonly memoryBytes: number;
   readonly maxFlows: number;
-  readonly queues: number;
+  /** undefined: one for each processor, at most 4. */
+  readonly queues: number | undefined;
+  /** Connections to the proxy to keep open ahead of need. */
+  readonly predial: number;
   readonly mtu: number;
   /** undefined: the scheme's. */
   readonly tun: string | undefined;
@@ -258,7 +261,20 @@ function addUpEngineOptions(up: Program): void {
     .addOption(
       option('--max-flows <n>', 'connections at a time', values.integer('--max-flows', 1, 1_000_000)).default(65_536),
     )
-    .addOption(option('--queues <n>', 'TUN queues, a thread each', values.integer('--queues', 1, 16)).default(1))
+    .addOption(
+      option(
+        '--queues <n>',
+        'TUN queues, a thread each (default: the processors, at most 4)',
+        values.integer('--queues', 1, 16),
+      ),
+    )
+    .addOption(
+      option(
+        '--predial <n>',
+        'connections to keep open ahead of need, if the proxy lets them',
+        values.integer('--predial', 0, 64),
+      ).default(0),
+    )
     .addOption(option('--mtu <bytes>', 'of the TUN device', values.integer('--mtu', 1280, 65_535)).default(1500))
     .addOption(
       option('--tun <name>', 'name of the TUN device (default: pvpn0 and up)', (text) => values.interfaceName(text)),
@@ -299,6 +315,7 @@ function upOptions(flags: UpFlags): UpOptions {
     memoryBytes: flags.memory,
     maxFlows: flags.maxFlows,
     queues: flags.queues,
+    predial: flags.predial,
     mtu: flags.mtu,
     tun: flags.tun,
     fwmark: flags.fwmark,

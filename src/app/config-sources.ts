@@ -1,6 +1,7 @@
 /** Reads what `configOf` asks for from this host. */
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
 import type { ConfigSources } from './config.ts';
 
 /** The environment of this process, its files, and the user database. */
@@ -9,6 +10,7 @@ export function hostSources(): ConfigSources {
     environment: process.env,
     readTextFile: (path) => fs.readFileSync(path, 'utf8'),
     uidOf: (user) => uidIn(fs.readFileSync('/etc/passwd', 'utf8'), user) ?? uidFromNameService(user),
+    processors: os.availableParallelism(),
   };
 }
 

@@ -10,12 +10,16 @@ import { type InboundPorts, usageError } from './option-values.ts';
  * All that `up` was asked for; what the host is like is another matter. Plain data but for
  * `upstream.credentials`, which no printer shows.
  */
-export interface Config extends Omit<UpOptions, 'proxy' | 'proxyFile' | 'bypassUser' | 'allowInbound'> {
+export interface Config extends Omit<UpOptions, 'proxy' | 'proxyFile' | 'bypassUser' | 'allowInbound' | 'queues'> {
   readonly upstream: UpstreamUrl;
   /** uids. */
   readonly bypassUsers: readonly number[];
   readonly allowInbound: InboundPorts;
+  readonly queues: number;
 }
+
+/** More threads than this share the memory bus, not the work. */
+const MOST_QUEUES_UNASKED = 4;
 
 /** The outside world, as far as a Config depends on it. */
 export interface ConfigSources {
@@ -24,6 +28,8 @@ export interface ConfigSources {
   readonly readTextFile: (path: string) => string;
   /** undefined when there is no such user. */
   readonly uidOf: (user: string) => number | undefined;
+  /** How many this process may run on. */
+  readonly processors: number;
 }
 
 /**
@@ -31,11 +37,12 @@ export interface ConfigSources {
  * @throws ProxyVpnError E_USAGE without a proxy or with an unknown user, E_PROXY_URL, E_PROXY_SCHEME, E_PROXY_FILE
  */
 export function configOf(options: UpOptions, sources: ConfigSources): Config {
-  const { proxy, proxyFile, bypassUser, allowInbound, ...plain } = options;
+  const { proxy, proxyFile, bypassUser, allowInbound, queues, ...plain } = options;
   return {
     ...plain,
     upstream: proxy ?? proxyFromFile(proxyFile, sources) ?? proxyFromEnvironment(sources.environment),
     bypassUsers: [...new Set(bypassUser.map((user) => uidOrFail(user, sources)))],
+    queues: queues ?? Math.min(sources.processors, MOST_QUEUES_UNASKED),
     allowInbound: allowInbound ?? { ports: [], sshPeer: true },
   };
 }

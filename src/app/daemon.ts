@@ -74,7 +74,7 @@ class Daemon {
   #end: (ending: Ending) => void = () => {};
   #control: ControlServer | undefined;
   #upSince: number | undefined;
-  #followedAt = 0;
+  #followedAt = Number.NEGATIVE_INFINITY;
   /** What `down` is answered with, once everything is released. */
   readonly #dismissed: Promise<void>;
   #dismiss: () => void = () => {};

@@ -2,12 +2,14 @@
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import readline from 'node:readline';
+import { z } from 'zod';
 import { ProxyVpnError } from '../errors.ts';
 import type { Connection } from '../firewall/policy.ts';
 import { Credentials } from '../proxy/credentials.ts';
 import { createStateDirectory, type StateDirectory } from '../state/directory.ts';
 import type { Config } from './config.ts';
 import { type ErrorDocument, errorFromDocument } from './error-document.ts';
+import { launchSchema } from './launch-schema.ts';
 import type { StatusDocument } from './report.ts';
 import { selfCommand } from './self-command.ts';
 import { logFile } from './state-files.ts';
@@ -31,13 +33,15 @@ export function encodeLaunch({ config, claimedSession }: Launch): string {
   return JSON.stringify({ config: { ...config, upstream }, secret, claimedSession });
 }
 
-/** The inverse. The text comes from `encodeLaunch` of this very program. */
+/**
+ * The inverse.
+ * @throws Error for what `encodeLaunch` cannot have written: it need not come from there
+ */
 export function decodeLaunch(text: string): Launch {
-  const { config, secret, claimedSession } = JSON.parse(text) as {
-    config: Config;
-    secret?: { user: string; password: string };
-    claimedSession?: Connection;
-  };
+  const read = launchSchema.safeParse(JSON.parse(text));
+  // Names what is wrong, but no value.
+  if (!read.success) throw new Error(`not a launch: ${z.prettifyError(read.error)}`);
+  const { config, secret, claimedSession } = read.data;
   const credentials = secret && new Credentials(secret.user, secret.password);
   return { config: { ...config, upstream: { ...config.upstream, credentials } }, claimedSession };
 }
@@ -56,7 +60,9 @@ export async function startDaemon(
   createStateDirectory(directory);
   const log = fs.openSync(logFile(directory), 'a', 0o600);
   const [program, ...args] = selfCommand('__daemon');
-  const child = spawn(program, args, { detached: true, cwd: '/', stdio: ['pipe', 'pipe', log] });
+  // The launch says it all; a password must not stay readable in the daemon's environment.
+  const { PROXYVPN_PROXY: _, ...env } = process.env;
+  const child = spawn(program, args, { detached: true, cwd: '/', env, stdio: ['pipe', 'pipe', log] });
   fs.closeSync(log);
   const { stdin, stdout } = child;
   if (stdin === null || stdout === null) throw new Error('spawn made no pipes');

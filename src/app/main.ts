@@ -1,6 +1,7 @@
 /** argv in, exit code out: the only file that exits. */
 import fs from 'node:fs';
 import { EXIT, type ExitCode, ProxyVpnError } from '../errors.ts';
+import { native } from '../native.ts';
 import { stateDirectory, stateRoot } from '../state/directory.ts';
 import { type Command, parseArguments } from './cli.ts';
 import { runTunnel, stackOf } from './daemon.ts';
@@ -69,6 +70,8 @@ async function runDaemon(): Promise<ExitCode> {
 
 /** The words behind which the program finds itself again; not for people. */
 async function run(argv: readonly string[]): Promise<ExitCode> {
+  // Before any child is started: the addon takes from them what the launcher's capability would give.
+  if (process.env['PROXYVPN_LAUNCHER'] !== undefined) native();
   switch (argv[0]) {
     case '__daemon':
       return runDaemon();

@@ -111,7 +111,8 @@ export function statusText(status: StatusDocument): string {
   ];
   lines.push(...status.problems.map((problem) => row('problem', problem)));
   if (status.proxy !== null) {
-    const isName = !status.proxyAddresses.some((address) => status.proxy?.includes(address));
+    const isName =
+      status.proxyAddresses.length > 0 && !status.proxyAddresses.some((address) => status.proxy?.includes(address));
     lines.push(row('proxy', `${status.proxy}${isName ? ` (${listText(status.proxyAddresses)})` : ''}`));
   }
   if (status.tun !== null)
@@ -120,7 +121,7 @@ export function statusText(status: StatusDocument): string {
   lines.push(
     row('killswitch', `${status.killswitch ? 'on' : 'off'}${status.firewall === null ? '' : ` (${status.firewall})`}`),
   );
-  if (status.pid === null) return lines.join('\n');
+  if (status.pid === null || status.tun === null) return lines.join('\n');
   lines.push(
     row('dns', `direct to ${listText(status.dns.servers)}`),
     row('flows', `${flows.active} active, ${flows.opened} opened, ${flows.refused} refused, ${flows.failed} failed`),

@@ -217,6 +217,7 @@ export class Tunnel {
         memoryBytes: config.memoryBytes,
         maxFlows: config.maxFlows,
         maxPendingFlows: Math.min(config.maxFlows, MOST_PENDING_FLOWS),
+        predial: config.predial,
         flowEvents: config.verbose,
         dropOneIn: 0,
       },

@@ -128,10 +128,7 @@ export function encodeReply(query: Query, reply: Reply, limit: number = LEAST_UD
   const head = (truncated: number, counts: readonly [number, number, number]): Buffer => {
     const header = Buffer.alloc(HEADER_BYTES);
     header.writeUInt16BE(query.id, 0);
-    header.writeUInt16BE(
-      FLAG.response | FLAG.recursionAvailable | query.flags | truncated | (reply.rcode & 0xf),
-      2,
-    );
+    header.writeUInt16BE(FLAG.response | FLAG.recursionAvailable | query.flags | truncated | (reply.rcode & 0xf), 2);
     header.writeUInt16BE(1, 4);
     counts.forEach((count, i) => {
       header.writeUInt16BE(count, 6 + 2 * i);
@@ -211,7 +208,12 @@ export function relayResponse(query: Query, response: Buffer, limit: number): Bu
   if (reply.length <= limit) return reply;
   const head = Buffer.concat([reply.subarray(0, HEADER_BYTES), bytes]);
   head.writeUInt16BE(head.readUInt16BE(2) | FLAG.truncated, 2);
-  for (const [at, count] of [[4, 1], [6, 0], [8, 0], [10, query.edns === undefined ? 0 : 1]] as const) {
+  for (const [at, count] of [
+    [4, 1],
+    [6, 0],
+    [8, 0],
+    [10, query.edns === undefined ? 0 : 1],
+  ] as const) {
     head.writeUInt16BE(count, at);
   }
   if (query.edns === undefined) return head;

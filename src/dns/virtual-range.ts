@@ -82,7 +82,8 @@ export class VirtualRange {
 
   /** Whether the address lies in one of the two prefixes, reserved or not. */
   covers(address: Uint8Array): boolean {
-    const [base, prefix] = address.length === 4 ? [addressBytes(this.prefix4.address), this.prefix4] : [this.#base6, this.prefix6];
+    const [base, prefix] =
+      address.length === 4 ? [addressBytes(this.prefix4.address), this.prefix4] : [this.#base6, this.prefix6];
     return hasPrefix(address, base, prefix.length);
   }
 
@@ -107,7 +108,10 @@ export class VirtualRange {
 function reservedIn(base: number, size: number): readonly Block[] {
   const blocks: Block[] = [];
   const add = (start: number, end: number): void => {
-    const from = Math.max(start, blocks.reduce((last, block) => Math.max(last, block.offset + block.size), 0));
+    const from = Math.max(
+      start,
+      blocks.reduce((last, block) => Math.max(last, block.offset + block.size), 0),
+    );
     if (end > from) blocks.push({ offset: from, size: end - from });
   };
   const own = TUNNEL_PREFIXES.filter(({ family }) => family === 4)

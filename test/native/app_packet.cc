@@ -159,9 +159,10 @@ Bytes mss_option(uint16_t mss) {
   return {2, 4, static_cast<uint8_t>(mss >> 8), static_cast<uint8_t>(mss)};
 }
 Bytes window_scale_option(uint8_t shift) { return {1, 3, 3, shift}; }
-Bytes operator+(Bytes a, const Bytes& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
+Bytes joined(std::initializer_list<Bytes> parts) {
+  Bytes out;
+  for (const Bytes& part : parts) out.insert(out.end(), part.begin(), part.end());
+  return out;
 }
 
 Bytes encode(const TcpSegment& s, bool is_offloaded) {

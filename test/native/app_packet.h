@@ -33,7 +33,7 @@ uint16_t slow_sum(std::span<const uint8_t> data, uint32_t start = 0);
 
 Bytes mss_option(uint16_t mss);
 Bytes window_scale_option(uint8_t shift);
-Bytes operator+(Bytes a, const Bytes& b);
+Bytes joined(std::initializer_list<Bytes> parts);
 
 /// A packet of the app's with its virtio-net header. With `is_offloaded` the checksum is left to
 /// the device, as the kernel does for local traffic; else it is computed.

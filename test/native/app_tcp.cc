@@ -36,9 +36,9 @@ void AppTcp::send_syn() {
   s.seq = options_.initial_seq;
   s.flags = kSyn;
   s.window = static_cast<uint16_t>(std::min(options_.window, 65535u));
-  if (options_.mss) s.options = s.options + mss_option(*options_.mss);
-  s.options = s.options + Bytes{4, 2, 1, 1};  // SACK permitted
-  if (options_.window_scale) s.options = s.options + window_scale_option(*options_.window_scale);
+  s.options = joined({options_.mss ? mss_option(*options_.mss) : Bytes{},
+                      {4, 2, 1, 1},  // SACK permitted
+                      options_.window_scale ? window_scale_option(*options_.window_scale) : Bytes{}});
   if (!is_silent_) transmit_(encode(s, options_.offloads_checksum));
   arm(backoff_ms_ = backoff_ms_ ? backoff_ms_ * 2 : kSynRetryMs);
 }
@@ -75,7 +75,20 @@ void AppTcp::inject(uint8_t flags, uint32_t seq, uint32_t ack, std::span<const u
   s.flags = flags;
   s.window = window ? *window : static_cast<uint16_t>(offered_window());
   s.payload.assign(payload.begin(), payload.end());
+  auto end = seq + static_cast<uint32_t>(payload.size()) + (flags & kFin ? 1 : 0);
+  bool is_inside = !before(peer_right_edge_, seq) && before(injected_end_, end);
+  if (is_connected && (flags & kAck) && end != seq && is_inside) injected_end_ = end;
   transmit_(encode(s, options_.offloads_checksum));
+}
+
+// What a kernel answers for a connection that it does not have (RFC 9293 section 3.10.7.1).
+void AppTcp::send_reset_for(const TcpSegment& s) {
+  if (s.flags & kRst) return;
+  TcpSegment rst;
+  rst.key = key_;
+  rst.seq = s.ack;
+  rst.flags = kRst;
+  transmit_(encode(rst, options_.offloads_checksum));
 }
 
 void AppTcp::send_ack() { transmit_segment(kAck, snd_nxt_, {}); }
@@ -161,7 +174,8 @@ void AppTcp::on_time(uint64_t now_ms) {
 // ---- receiving ----
 
 void AppTcp::on_segment(const TcpSegment& s, const tun::VnetHeader& vnet) {
-  if (is_silent_ || is_gone_) return;
+  if (is_silent_) return;
+  if (is_gone_) return send_reset_for(s);
   packets_received++;
   last = s;
   if (s.flags & kRst) return on_reset(s);
@@ -187,7 +201,7 @@ void AppTcp::on_syn_ack(const TcpSegment& s) {
   }
   syn_ack = s;
   is_connected = true;
-  snd_una_ = s.ack;
+  snd_una_ = injected_end_ = s.ack;
   rcv_nxt_ = right_edge_ = s.seq + 1;
   auto shift = option_value(s, 3);
   peer_shift_ = 0xff;  // no scaling either way
@@ -204,6 +218,8 @@ void AppTcp::on_syn_ack(const TcpSegment& s) {
 void AppTcp::on_ack(const TcpSegment& s) {
   if (!(s.flags & kAck)) return;
   last_window_field = s.window;
+  if (out_.empty() && before(snd_nxt_, s.ack) && !before(injected_end_, s.ack))
+    snd_nxt_ = out_base_seq_ = s.ack;
   if (before(snd_nxt_, s.ack) && before(end_seq() + (fin_wanted_ ? 1 : 0), s.ack)) {
     complaints.bad_acks++;
     return;

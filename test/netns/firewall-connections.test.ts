@@ -36,11 +36,21 @@ afterEach(() => lab.clean());
 
 const addressOf = (who: keyof typeof ADDRESS, family: 4 | 6): string => ADDRESS[who][family === 4 ? 'v4' : 'v6'];
 const answer = (text: string) => ({ ok: true, answer: text });
+/** For what must not be answered: long enough for any answer here, short enough to wait for none. */
+const SILENT = { timeout_ms: 400 } as const;
 const NO_ANSWER = { ok: false, error: 'timeout' };
 const REFUSED = { ok: false, error: 'Connection refused' };
 
 const reach = (who: 'peer' | 'guest' | 'net' | 'app', to: string, port: number, more: Partial<Probe> = {}) =>
-  lab.probe(lab.topology[who], { proto: 'tcp', family: to.includes(':') ? 6 : 4, to, port, read: true, ...more });
+  lab.probe(lab.topology[who], {
+    proto: 'tcp',
+    family: to.includes(':') ? 6 : 4,
+    to,
+    port,
+    read: true,
+    timeout_ms: 5000,
+    ...more,
+  });
 
 // The first of all: once iptables-legacy was used, the host cannot be told from one that filters by state.
 it('the tunnel is not tracked on a host without such a firewall, and verification notices when one comes', async () => {
@@ -78,18 +88,18 @@ describe.each(VARIANTS)('%s', (variant) => {
       const to = addressOf('app', family);
       await lab.must(variant, 'load');
       const capture = await lab.capture();
-      expect(await reach('peer', to, 7000)).toEqual(NO_ANSWER);
+      expect(await reach('peer', to, 7000, SILENT)).toEqual(NO_ANSWER);
       expect((await capture.stop()).filter((line) => line.includes('.7000 > '))).toEqual([]);
 
       await lab.must(variant, 'load', { ...POLICY, inbound: { ports: [7000], peers: [] } });
       expect(await reach('peer', to, 7000)).toEqual(answer('app'));
-      expect(await reach('peer', to, 7001)).toEqual(NO_ANSWER);
+      expect(await reach('peer', to, 7001, SILENT)).toEqual(NO_ANSWER);
 
       const peers = [{ address: addressOf('peer', family), localPort: 7001 }];
       await lab.must(variant, 'load', { ...POLICY, inbound: { ports: [], peers } });
-      expect(await reach('peer', to, 7000)).toEqual(NO_ANSWER);
+      expect(await reach('peer', to, 7000, SILENT)).toEqual(NO_ANSWER);
       expect(await reach('peer', to, 7001)).toEqual(answer('app'));
-      expect(await reach('net', to, 7001)).toEqual(NO_ANSWER);
+      expect(await reach('net', to, 7001, SILENT)).toEqual(NO_ANSWER);
 
       await lab.must(variant, 'load', { ...POLICY, inbound: { ports: 'all', peers: [] } });
       expect(await reach('peer', to, 7000)).toEqual(answer('app'));
@@ -144,7 +154,7 @@ describe.each(VARIANTS)('%s', (variant) => {
     await lab.must(variant, 'load', { ...POLICY, inbound: { ports: [8080], peers: [] } });
     expect(await reach('peer', to, 8080)).toEqual(answer('guest'));
     await lab.must(variant, 'load', { ...POLICY, inbound: { ports: [80], peers: [] } });
-    expect(await reach('peer', to, 8080)).toEqual(NO_ANSWER);
+    expect(await reach('peer', to, 8080, SILENT)).toEqual(NO_ANSWER);
   });
 
   it.each(cases)('a container behind NAT goes through the tunnel over IPv%s', async (family) => {
@@ -163,7 +173,7 @@ describe.each(VARIANTS)('%s', (variant) => {
       await lab.must(variant, 'load', POLICY);
       expect(await reach('guest', to, 53)).toEqual(answer('net'));
       // The refusal would have to leave by an interface that may be the uplink: it is dropped, too.
-      expect(await reach('guest', to, 81)).toEqual(NO_ANSWER);
+      expect(await reach('guest', to, 81, SILENT)).toEqual(NO_ANSWER);
       await lab.must(variant, 'load', { ...POLICY, allowDns: [], bypass });
       expect(await reach('guest', to, 81)).toEqual(answer('net2'));
       expect(await reach('guest', to, 53)).not.toEqual(answer('net'));
@@ -217,7 +227,7 @@ describe.each(VARIANTS)('%s', (variant) => {
     await lab.beforeUp(async () => expect(await reach('net', '198.18.0.1', 7000)).toEqual(answer('app')));
     for (const policy of [OFF, { ...POLICY, inbound: { ports: 'all', peers: [] } } as const]) {
       await lab.must(variant, 'load', policy);
-      expect(await reach('net', '198.18.0.1', 7000)).toEqual(NO_ANSWER);
+      expect(await reach('net', '198.18.0.1', 7000, SILENT)).toEqual(NO_ANSWER);
     }
   });
 

@@ -47,7 +47,7 @@ export const POLICY: FirewallPolicy = {
 
 /** What firewall-probe.py takes. */
 export interface Probe {
-  readonly proto: 'tcp' | 'udp' | 'icmp' | 'gre';
+  readonly proto: 'tcp' | 'udp' | 'icmp' | 'gre' | 'ack';
   readonly family: 4 | 6;
   readonly to: string;
   readonly port?: number;

@@ -1,6 +1,6 @@
 """One attempt to send something, told by a JSON object in argv[1]; prints the outcome as JSON.
 
-proto: tcp, udp, icmp, gre
+proto: tcp, udp, icmp, gre, ack (a TCP segment that opens nothing, made by hand)
 to, port, family (4 or 6)
 from_port: source port
 device: SO_BINDTODEVICE
@@ -43,6 +43,7 @@ def open_socket(what):
         'udp': (socket.SOCK_DGRAM, 0),
         'icmp': (socket.SOCK_RAW, 58 if what['family'] == 6 else 1),
         'gre': (socket.SOCK_RAW, 47),
+        'ack': (socket.SOCK_RAW, socket.IPPROTO_TCP),
     }[what['proto']]
     opened = socket.socket(family, kind, protocol)
     opened.settimeout(what.get('timeout_ms', 700) / 1000)
@@ -50,13 +51,15 @@ def open_socket(what):
         opened.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, what['device'].encode() + b'\0')
     if 'mark' in what:
         opened.setsockopt(socket.SOL_SOCKET, SO_MARK, what['mark'])
-    if 'from_port' in what:
+    if 'from_port' in what and what['proto'] != 'ack':
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(('::' if what['family'] == 6 else '0.0.0.0', what['from_port']))
     return opened
 
 
 def payload(what):
+    if what['proto'] == 'ack':  # RFC 9293 section 3.1; nobody looks at the checksum
+        return struct.pack('!HHIIBBHHH', what['from_port'], what['port'], 1, 1, 5 << 4, 0x10, 1000, 0, 0)
     if what['proto'] != 'icmp':
         return b'proxyvpn'
     echo = struct.pack('!BBHHH', 128 if what['family'] == 6 else 8, 0, 0, 1, 1)
@@ -77,7 +80,8 @@ def attempt(what):
         answer = opened.recv(100).decode() if what.get('read') else ''
         opened.close()
         return answer
-    opened.sendto(payload(what), (what['to'], what.get('port', 0)))
+    port = what.get('port', 0) if what['proto'] == 'udp' else 0
+    opened.sendto(payload(what), (what['to'], port))
     if what.get('read'):
         return opened.recv(100).decode(errors='replace')
     return ''

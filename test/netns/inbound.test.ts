@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Cli, PROXYVPN } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
 import { labProgram } from './lab.ts';
-import { type Background, until } from './process.ts';
+import type { Background } from './process.ts';
 import { type SecureShell, startSshd, startTinyproxy } from './servers.ts';
 import { ADDRESS, makeTopology, type Namespace, type Topology } from './topology.ts';
 
@@ -106,18 +106,37 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     for (const port of [ECHO_PORT, LINE_PORT]) expect(await canConnect(topology.peer, address, port)).toBe(false);
   });
 
-  test('killswitch off: a connection of a container from before, and one into it, live on', async () => {
-    await topology.guest.serve([await labProgram('labproxy'), '-d', '::', '8000'], ECHO_PORT);
-    const into = await Line.open(topology.net, ADDRESS.guest[family]);
-    await into.echo();
-    await cli.up(UP);
-    await into.echo();
-    const fresh = await Line.open(topology.net, ADDRESS.guest[family]);
-    await fresh.echo();
-    await into.close();
-    await fresh.close();
-    for (const pid of await topology.guest.pids()) process.kill(pid);
-    await until('end of the server', async () => !(await topology.guest.isListening(ECHO_PORT)));
+  describe('killswitch off, into a container', () => {
+    let server: Background;
+    beforeAll(async () => {
+      server = await topology.guest.serve([await labProgram('labproxy'), '-d', '::', '8000'], ECHO_PORT);
+    });
+    afterAll(() => server.stop());
+
+    test('new connections from outside come in and go out again', async () => {
+      await cli.up(UP);
+      const fresh = await Line.open(topology.net, ADDRESS.guest[family]);
+      await fresh.echo();
+      await fresh.close();
+    });
+
+    test('one from before lives on where the host tracked it, as every host does that publishes ports', async () => {
+      const tracking = 'add chain ip containers forward { type filter hook forward priority 0; }; add rule';
+      const state = 'containers forward ct state established,related accept';
+      for (const table of ['ip', 'ip6'])
+        await topology.app.must([
+          'nft',
+          `add table ${table} containers; ${tracking.replace('ip containers', `${table} containers`)} ${table} ${state}`,
+        ]);
+      const old = await Line.open(topology.net, ADDRESS.guest[family]);
+      await old.echo();
+      await cli.up(UP);
+      await old.echo();
+      await cli.down();
+      await old.echo();
+      await old.close();
+      await topology.app.must(['nft', 'delete table ip containers; delete table ip6 containers']);
+    });
   });
 });
 

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Cli, PROXYVPN } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
-import { labProgram } from './lab.ts';
+import { expectEcho, labProgram } from './lab.ts';
 import {
   DATAGRAM_ADDRESS,
   OTHER_RESOLVER,
@@ -182,8 +182,7 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     const server = await topology.app.serve([await labProgram('labproxy'), '-d', '::', '8000'], 9003);
     await cli.up(STRICT);
     for (const address of [family === 'v4' ? '127.0.0.1' : '::1', ADDRESS.app[family]]) {
-      const echo = `exec 3<>/dev/tcp/${address}/9003; echo hello >&3; head -n 1 <&3`;
-      expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 5000 })).toBe('hello\n');
+      await expectEcho(topology.app, address);
     }
     await server.stop();
   });

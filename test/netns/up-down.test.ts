@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Cli, isAlive, PROXYVPN } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
-import { type LabProxy, startLabProxy } from './lab.ts';
+import { expectEcho, type LabProxy, startLabProxy } from './lab.ts';
 import { until } from './process.ts';
 import { startTinyproxy } from './servers.ts';
 import { ADDRESS, bracketed, makeTopology, type Topology, type TopologyOptions } from './topology.ts';
@@ -24,11 +24,10 @@ async function setUp(options: TopologyOptions = {}): Promise<void> {
 }
 afterEach(() => topology.remove());
 
-/** An echo through the tunnel; port 9003 of any address is labproxy's echo. */
+/** An echo through the tunnel, which the proxy has seen. */
 async function expectTraffic(destination: string = ADDRESS.origin.v4): Promise<void> {
   const seen = proxy.targets().length;
-  const echo = `exec 3<>/dev/tcp/${destination}/9003; echo hello >&3; head -n 1 <&3`;
-  expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
+  await expectEcho(topology.app, destination);
   expect(proxy.targets().slice(seen)).toContain(`${bracketed(destination)} 9003`);
 }
 

@@ -1,7 +1,7 @@
 /** What a program sees of proxies that refuse, stall, stutter, lie or want credentials: connect() tells the truth. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Cli } from './cli.ts';
-import { connectTo, HalfClose, type LabProxy, labload, startLabProxy } from './lab.ts';
+import { connectTo, expectEcho, HalfClose, type LabProxy, labload, startLabProxy } from './lab.ts';
 import { originUrl, startNginx, startSquid, startTinyproxy } from './servers.ts';
 import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
 
@@ -33,40 +33,44 @@ afterAll(() => topology.remove());
 const withCredentials = (port: number): string =>
   `http://${encodeURIComponent(CREDENTIALS.user)}:${encodeURIComponent(CREDENTIALS.password)}@${ADDRESS.net.v4}:${port}`;
 
-/** Exit code of curl; 7 is a refused connection. */
-async function curl(url: string): Promise<{ readonly code: number; readonly stdout: string; readonly stderr: string }> {
-  return topology.app.run(['curl', '-sS', '--max-time', '15', url]);
+const refusedAt = async (destination: string, port: number): Promise<string> =>
+  (await connectTo(topology.app, destination, port)).connect;
+
+async function fetchHello(family: 'v4' | 'v6'): Promise<string> {
+  return topology.app.must(['curl', '-sS', '--max-time', '15', originUrl(family, '/hello')]);
 }
 
 describe.each(['v4', 'v6'] as const)('real proxies, destination %s', (family) => {
-  const url = (port: number): string => `http://${bracketed(ADDRESS.origin[family])}:${port}/hello`;
+  const origin = ADDRESS.origin[family];
+  const page = 'hello from the origin\n';
 
   test('squid that denies the port: ECONNREFUSED', async () => {
     await cli.up(['--proxy', `${ADDRESS.net.v4}:3128`]);
-    expect(await curl(url(9999))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
+    expect(await refusedAt(origin, 9999)).toBe('ECONNREFUSED');
     expect((await cli.status()).flows).toMatchObject({ refused: 1, opened: 0 });
+    expect(await fetchHello(family)).toBe(page);
   });
 
   test('squid that finds the destination closed: ECONNREFUSED', async () => {
     await cli.up(['--proxy', `${ADDRESS.net.v4}:3128`]);
-    expect(await curl(url(2222))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
+    expect(await refusedAt(origin, 2222)).toBe('ECONNREFUSED');
   });
 
   test('tinyproxy that denies the port: ECONNREFUSED', async () => {
     await cli.up(['--proxy', `${ADDRESS.net.v4}:8888`]);
-    expect(await curl(url(8443))).toMatchObject({ code: 7, stderr: expect.stringContaining('refused') });
-    expect((await curl(url(8080))).stdout).toBe('hello from the origin\n');
+    expect(await refusedAt(origin, 8443)).toBe('ECONNREFUSED');
+    expect(await fetchHello(family)).toBe(page);
   });
 
   test('squid with Basic authentication: with the credentials it works', async () => {
     await cli.up(['--proxy', withCredentials(LOCKED_SQUID)]);
-    expect((await curl(originUrl(family, '/hello'))).stdout).toBe('hello from the origin\n');
+    expect(await fetchHello(family)).toBe(page);
   });
 });
 
 test('labproxy with Basic authentication: with the credentials it works', async () => {
   await cli.up(['--proxy', withCredentials(LOCKED_LAB)]);
-  expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+  await expectEcho(topology.app, ADDRESS.origin.v4, 9014);
 });
 
 describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
@@ -129,7 +133,7 @@ describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
   ])('port %i, %s: connect() fails, and the tunnel goes on', async (port) => {
     const seen = await connectTo(topology.app, destination, port, 20);
     expect(seen.connect).toMatch(/^E(CONNREFUSED|HOSTUNREACH|TIMEDOUT|CONNRESET)$/);
-    expect((await connectTo(topology.app, destination, 9014, 1)).connect).toBe('OK');
+    await expectEcho(topology.app, destination);
     expect((await cli.status()).state).toBe('up');
   });
 });
@@ -144,8 +148,7 @@ describe.each(['v4', 'v6'] as const)('successes, destination %s', (family) => {
     [9024, 'as 204'],
     [9003, 'as ever'],
   ])('port %i, the answer comes %s: bytes are echoed', async (port) => {
-    const echo = `exec 3<>/dev/tcp/${destination}/${port}; echo hello >&3; head -n 1 <&3`;
-    expect(await topology.app.must(['bash', '-c', echo], { timeoutMs: 10_000 })).toBe('hello\n');
+    await expectEcho(topology.app, destination, port);
   });
 
   test('port 9015: bytes in the same segment as the answer belong to the program, Content-Length or not', async () => {
@@ -182,8 +185,21 @@ describe('--early-accept', () => {
     expect(seen.connect).toBe('OK');
     expect(seen.connect_ms).toBeLessThan(PROXY_DELAY_MS / 2);
     expect(seen.first_read).toBe('ECONNRESET');
-    const slow = await labload(topology.app, HalfClose, ['halfclose', '--dst', ADDRESS.origin.v4]);
-    expect(slow.result).toMatchObject({ client_fin_then_reply: 'ok', server_first_coalesced: 'ok' });
+  });
+
+  test('a server that speaks first is heard before the program has sent anything', async () => {
+    await cli.up(['--proxy', `${ADDRESS.net.v4}:${LAB_PORT}`, '--early-accept']);
+    const { result } = await labload(topology.app, HalfClose, ['halfclose', '--dst', ADDRESS.origin.v4]);
+    expect(result).toEqual({
+      client_fin_then_reply: 'ok',
+      client_fin_long_download: 'ok',
+      origin_fin_client_sends: 'ok',
+      origin_rst_app_sees: 'ECONNRESET',
+      client_rst_origin_sees: 'RST',
+      server_first_coalesced: 'ok',
+      slow_connect_early_data: expect.stringMatching(/^ok connect=\d+ms$/),
+      client_close_mid_stream: expect.stringMatching(/^ok /),
+    });
   });
 });
 
@@ -206,13 +222,13 @@ describe('the proxy goes away while the tunnel is up', () => {
   test('connect() fails at once; when it is back, traffic flows again without another up', async () => {
     const first = await startLabProxy(topology.net, 8895);
     await cli.up(['--proxy', `${ADDRESS.net.v4}:8895`, '--killswitch']);
-    expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+    await expectEcho(topology.app, ADDRESS.origin.v4);
     await first.server.stop();
     const gone = await connectTo(topology.app, ADDRESS.origin.v4, 9014);
     expect(gone.connect).toMatch(/^E(CONNREFUSED|HOSTUNREACH|NETUNREACH)$/);
     expect(gone.connect_ms).toBeLessThan(1500);
     const second = await startLabProxy(topology.net, 8895);
-    expect((await connectTo(topology.app, ADDRESS.origin.v4, 9014, 1)).connect).toBe('OK');
+    await expectEcho(topology.app, ADDRESS.origin.v4);
     await second.server.stop();
   });
 });

@@ -43,7 +43,8 @@ describe('commands', () => {
       keepaliveMs: 60_000,
       memoryBytes: 256 * 1024 * 1024,
       maxFlows: 65_536,
-      queues: 1,
+      queues: undefined,
+      predial: 0,
       mtu: 1500,
       tun: undefined,
       fwmark: undefined,
@@ -91,7 +92,8 @@ describe('commands', () => {
     const help = parse('up --help');
     const text = help.command === 'print' ? help.text : '';
     const flags = 'proxy proxy-file name killswitch allow-dns bypass lan bypass-user allow-inbound early-accept';
-    const more = 'connect-timeout idle-timeout keepalive memory max-flows queues mtu tun fwmark foreground dry-run';
+    const more =
+      'connect-timeout idle-timeout keepalive memory max-flows queues predial mtu tun fwmark foreground dry-run';
     for (const flag of `${flags} ${more} json verbose no-routes ipv6`.split(' ')) expect(text).toContain(`--${flag} `);
   });
 });
@@ -121,6 +123,7 @@ describe('flags of up', () => {
     ['--memory 64', { memoryBytes: 64 * 1024 * 1024 }],
     ['--max-flows 100', { maxFlows: 100 }],
     ['--queues 16', { queues: 16 }],
+    ['--predial 8', { predial: 8 }],
     ['--mtu 65535', { mtu: 65535 }],
     ['--mtu 1280', { mtu: 1280 }],
     ['--tun vpn.0', { tun: 'vpn.0' }],
@@ -160,6 +163,7 @@ describe('usage errors, each with exit code 2 and a hint', () => {
     ['--mtu 1e4', '1280'],
     ['--mtu -1', '1280'],
     ['--queues 0', '1 to 16'],
+    ['--predial 65', '0 to 64'],
     ['--queues 17', '1 to 16'],
     ['--queues 1.5', '1 to 16'],
     ['--max-flows 0', '1 to'],

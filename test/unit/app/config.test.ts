@@ -23,6 +23,7 @@ function sources(environment: Record<string, string> = {}, files: Record<string,
       throw Object.assign(new Error('no such file'), { code: 'ENOENT', syscall: 'open', errno: -2 });
     },
     uidOf: (user) => ({ backup: 34, alice: 1000 })[user],
+    processors: 8,
   };
 }
 
@@ -39,6 +40,12 @@ function failure(make: () => Config): ProxyVpnError {
 describe('the proxy', () => {
   const hostOf = (argv: string[], environment: Record<string, string>) =>
     configOf(options(...argv), sources(environment, { '/f': 'file:1\n' })).upstream.host;
+
+  it('takes a queue for each processor, at most four, unless told how many', () => {
+    const queues = (processors: number, ...argv: string[]) =>
+      configOf(options('--proxy', 'h:1', ...argv), { ...sources(), processors }).queues;
+    expect([queues(1), queues(2), queues(64), queues(1, '--queues', '16')]).toEqual([1, 2, 4, 16]);
+  });
 
   it('typed beats inherited', () => {
     expect(hostOf(['-p', 'flag:1'], { PROXYVPN_PROXY: 'env:1' })).toBe('flag');
@@ -104,7 +111,7 @@ describe('a Config', () => {
   });
 
   it('keeps every other option as it was given', () => {
-    const given = options('-p', 'h:1', '--killswitch', '--mtu', '9000', '--lan', 'allow');
+    const given = options('-p', 'h:1', '--killswitch', '--queues', '3', '--mtu', '9000', '--lan', 'allow');
     const { proxy, proxyFile, bypassUser, allowInbound, ...rest } = given;
     expect([proxyFile, bypassUser, allowInbound]).toEqual([undefined, [], undefined]);
     expect(configOf(given, sources())).toMatchObject({ ...rest, upstream: proxy });

@@ -1,0 +1,83 @@
+/**
+ * What the daemon accepts as its launch (pure).
+ *
+ * Any user who may run the launcher may start the daemon himself and write its launch. So it may ask for nothing that
+ * the command line would refuse: the native engine relies on these bounds.
+ */
+import { isDeepStrictEqual } from 'node:util';
+import { z } from 'zod';
+import { canonicalAddress, parsePrefix, prefixText } from '../ip.ts';
+import { parseUpstream, upstreamEndpoint } from '../proxy/upstream-url.ts';
+import { parseTunnelName } from '../state/directory.ts';
+import { interfaceName } from './option-values.ts';
+
+/** Whether `parse`, which reads what a user types, takes it as it is. */
+function isTaken<T>(value: T, parse: (value: T) => unknown): boolean {
+  try {
+    return isDeepStrictEqual(parse(value), value);
+  } catch {
+    return false;
+  }
+}
+
+const textFor = (parse: (text: string) => unknown) => z.string().refine((text) => isTaken(text, parse));
+const integer = (least: number, most: number) => z.number().int().min(least).max(most);
+const integerOrZero = (least: number, most: number) => z.union([z.literal(0), integer(least, most)]);
+const flag = z.boolean();
+/** Of the credentials; longer than a proxy URL they cannot be, and control characters would leave their header. */
+const word = z
+  .string()
+  .max(4096)
+  .refine((text) => [...text].every((character) => character >= ' ' && character !== '\x7f'));
+const address = textFor(canonicalAddress);
+const port = integer(1, 65_535);
+const family = z.union([z.literal(4), z.literal(6)]);
+const prefix = z
+  .strictObject({ family, address: z.string(), length: integer(1, 128) })
+  .refine((value) => isTaken(value, (network) => parsePrefix(prefixText(network))));
+const upstream = z
+  .strictObject({ host: z.string(), kind: z.enum(['address', 'name']), port })
+  .refine((value) => isTaken({ ...value, credentials: undefined }, (url) => parseUpstream(upstreamEndpoint(url))));
+/** 0xffffffff means no user to the kernel. */
+const uid = integer(0, 0xffff_fffe);
+const MIB = 1024 * 1024;
+
+/** JSON leaves out what is undefined; Config has the key all the same. */
+const optional = <T extends z.ZodType>(schema: T) => schema.optional().transform((value) => value);
+
+/** The bounds of src/app/cli.ts, in the units of Config. */
+const config = z.strictObject({
+  name: textFor(parseTunnelName),
+  killswitch: flag,
+  allowDns: optional(z.array(address)),
+  bypass: z.array(prefix),
+  lan: z.enum(['allow', 'block']),
+  earlyAccept: flag,
+  connectTimeoutMs: integer(100, 600_000),
+  idleTimeoutMs: integerOrZero(1000, 31_536_000_000),
+  keepaliveMs: integerOrZero(1000, 32_767_000),
+  memoryBytes: integer(8 * MIB, 1_048_576 * MIB),
+  maxFlows: integer(1, 1_000_000),
+  queues: integer(1, 16),
+  predial: integer(0, 64),
+  mtu: integer(1280, 65_535),
+  tun: optional(textFor(interfaceName)),
+  fwmark: optional(integer(1, 0xffff_ffff)),
+  foreground: flag,
+  dryRun: flag,
+  json: flag,
+  verbose: flag,
+  routes: flag,
+  ipv6: flag,
+  upstream,
+  bypassUsers: z.array(uid),
+  allowInbound: z.strictObject({ ports: z.union([z.literal('all'), z.array(port)]), sshPeer: flag }),
+});
+
+export const launchSchema = z.strictObject({
+  config,
+  secret: optional(z.strictObject({ user: word, password: word })),
+  claimedSession: optional(
+    z.strictObject({ family, localAddress: address, localPort: port, remoteAddress: address, remotePort: port }),
+  ),
+});
