@@ -33,28 +33,40 @@ function succeeded(ran: Ran, what: string): Ran {
   return ran;
 }
 
-/** The real thing. @param upArguments behind `up --proxy ...` */
+/** What the bench reads of `status --json`. */
+const Status = z.object({
+  pid: z.number(),
+  state: z.string(),
+  problems: z.array(z.string()),
+  flows: z.record(z.string(), z.number()),
+  bytes: z.record(z.string(), z.number()),
+  packets: z.record(z.string(), z.number()),
+});
+export type Status = z.infer<typeof Status>;
+
+export interface RunningProxyvpn extends Running {
+  status(): Promise<Status>;
+}
+
+/** `up`, which must succeed. @param upArguments behind `up --proxy ...` */
+export async function startProxyvpn({ app }: Network, upArguments: readonly string[]): Promise<RunningProxyvpn> {
+  const env = { PROXYVPN_STATE_DIR: `/run/bench-state/${app.name}` };
+  const cli = async (...args: readonly string[]): Promise<Ran> =>
+    succeeded(await app.run([PROXYVPN, ...args], { env }), args.join(' '));
+  await cli('up', '--proxy', `${PROXY_ADDRESS}:${PROXY_PORT}`, ...upArguments);
+  const status = async (): Promise<Status> => Status.parse(JSON.parse((await cli('status', '--json')).stdout));
+  const { pid } = await status();
+  return { pids: [pid], loadArguments: [], status, stop: async () => void (await cli('down')) };
+}
+
+/** The real thing. */
 export function proxyvpn(name: string, title: string, upArguments: readonly string[]): Contender {
   return {
     name,
     title,
     isTunnel: true,
     descriptorsPerConnection: 1,
-    async start({ app }) {
-      const env = { PROXYVPN_STATE_DIR: `/run/bench-state/${app.name}` };
-      const cli = (...args: readonly string[]): Promise<Ran> => app.run([PROXYVPN, ...args], { env });
-      succeeded(
-        await cli('up', '--proxy', `${PROXY_ADDRESS}:${PROXY_PORT}`, ...upArguments),
-        `up ${upArguments.join(' ')}`,
-      );
-      const status = succeeded(await cli('status', '--json'), 'status');
-      const { pid } = z.object({ pid: z.number() }).parse(JSON.parse(status.stdout));
-      return {
-        pids: [pid],
-        loadArguments: [],
-        stop: async () => void succeeded(await cli('down'), 'down'),
-      };
-    },
+    start: (network) => startProxyvpn(network, upArguments),
   };
 }
 
@@ -148,13 +160,13 @@ export const LOSSY = 'lossy';
 /** In the order of the tables. */
 export const CONTENDERS: readonly Contender[] = [
   ceiling,
-  proxyvpn('proxyvpn', 'proxyvpn up --killswitch', ['--killswitch']),
+  proxyvpn('proxyvpn', 'proxyvpn up --killswitch (a queue for each processor)', ['--killswitch']),
   proxyvpn('open', 'proxyvpn up, without the killswitch', []),
-  proxyvpn('queues2', 'proxyvpn up --killswitch --queues 2', ['--killswitch', '--queues', '2']),
+  proxyvpn('queues1', 'proxyvpn up --killswitch --queues 1', ['--killswitch', '--queues', '1']),
   redsocks,
   engineOnly('engine', 'the engine alone: no CLI, no rules, no firewall'),
   engineOnly(LOSSY, `the engine alone, 1 packet in ${LOSS_ONE_IN} lost each way`, ['--drop-one-in', `${LOSS_ONE_IN}`]),
 ];
 
 /** What is measured unless told otherwise. */
-export const DEFAULT_CONTENDERS: readonly string[] = ['ceiling', 'proxyvpn', 'open', 'queues2', 'redsocks', LOSSY];
+export const DEFAULT_CONTENDERS: readonly string[] = ['ceiling', 'proxyvpn', 'open', 'queues1', 'redsocks', LOSSY];

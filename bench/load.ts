@@ -1,4 +1,5 @@
 /** One run of labload in a contender's namespace, with what the tunnel spent meanwhile. */
+import { isAlive } from '../test/netns/cli.ts';
 import { labProgram } from '../test/netns/lab.ts';
 import type { Background } from '../test/netns/process.ts';
 import type { Running } from './contenders.ts';
@@ -56,7 +57,12 @@ export async function runLoad(
   const result = resultOf(labload.stdout);
   return {
     result,
-    problem: problemOf(code, result, labload, running.pids.length > 0 && after.length < before.length),
+    problem: problemOf(
+      code,
+      result,
+      labload,
+      running.pids.some((pid) => !isAlive(pid)),
+    ),
     tunnelCpuS: cpuSeconds(after) - cpu,
     hostCpuS: hostTimes().busyS - host.busyS,
     residentBytes,
@@ -90,7 +96,21 @@ function problemOf(
   if (hasLostProcess) return 'a process of the tunnel ended';
   if (code === 0) return undefined;
   if (code === null) return `labload did not end within ${LIMIT_MS / 1000} s`;
-  const keys = ['errors', 'failed', 'stuck', 'short', 'broken', 'not_drained', 'truncated', 'corrupt', 'unfinished'];
+  const keys = [
+    'errors',
+    'connected',
+    'resumed',
+    'echo1',
+    'echo2',
+    'failed',
+    'stuck',
+    'short',
+    'broken',
+    'not_drained',
+    'truncated',
+    'corrupt',
+    'unfinished',
+  ];
   const told = keys.filter((key) => result[key] !== undefined).map((key) => `${key} ${JSON.stringify(result[key])}`);
   const firstProblem = result['first_problem'] ? [`first: ${result['first_problem']}`] : [];
   return [`labload exit ${code}`, ...told, ...firstProblem, labload.stderr.trim()].filter(Boolean).join('; ');

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Contender, LOSSY } from './contenders.ts';
 import { memoryBytes, processTree } from './cost.ts';
 import { type Load, numberOf, runLoad, type Subject } from './load.ts';
-import { DESTINATION } from './network.ts';
+import { DESTINATION, PROXY_PORT } from './network.ts';
 
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
@@ -66,26 +66,28 @@ function bulk(direction: 'up' | 'down', streams: number): Workload {
   };
 }
 
-const crr64: Workload = {
-  name: 'crr64',
-  title: 'connect + 1 KiB + close, 64 at once',
-  isFresh: false,
-  excludes: isOnlyForLoss,
-  async run(subject, isQuick) {
-    const args = ['crr', '-c', '64', '-t', isQuick ? '1' : '3', '--spread', '64'];
-    const load = await runLoad(subject, DESTINATION.v4, args);
-    const tunnelCpuUs = subject.running.pids.length > 0 ? (load.tunnelCpuS * 1e6) / numberOf(load, 'done') : Number.NaN;
-    return {
-      figures: figures({
-        perSecond: numberOf(load, 'crr_per_s'),
-        p50Us: numberOf(load, 'p50_us'),
-        p99Us: numberOf(load, 'p99_us'),
-        tunnelCpuUsEach: tunnelCpuUs,
-      }),
-      problem: load.problem,
-    };
-  },
-};
+function shortFlows(atOnce: number): Workload {
+  return {
+    name: `crr${atOnce}`,
+    title: `connect + 1 KiB + close, ${atOnce} at once`,
+    isFresh: false,
+    excludes: isOnlyForLoss,
+    async run(subject, isQuick) {
+      const args = ['crr', '-c', `${atOnce}`, '-t', isQuick ? '1' : '3', '--spread', '64'];
+      const load = await runLoad(subject, DESTINATION.v4, args);
+      const tunnelCpuS = subject.running.pids.length > 0 ? load.tunnelCpuS : Number.NaN;
+      return {
+        figures: figures({
+          perSecond: numberOf(load, 'crr_per_s'),
+          p50Us: numberOf(load, 'p50_us'),
+          p99Us: numberOf(load, 'p99_us'),
+          tunnelCpuUsEach: (tunnelCpuS * 1e6) / numberOf(load, 'done'),
+        }),
+        problem: load.problem,
+      };
+    },
+  };
+}
 
 async function roundTrips(subject: Subject, seconds: number): Promise<Outcome> {
   const load = await runLoad(subject, DESTINATION.v4, ['rtt', '-t', `${seconds}`]);
@@ -103,6 +105,11 @@ const rtt: Workload = {
   run: (subject, isQuick) => roundTrips(subject, isQuick ? 1 : 2),
 };
 
+/** What every daemon needs once is not charged to the workload. */
+async function warmUp(subject: Subject): Promise<void> {
+  await runLoad(subject, DESTINATION.v4, ['idle', '-n', '1', '-t', '0.1']);
+}
+
 const IDLE = 10_000;
 
 const idle10k: Workload = {
@@ -111,8 +118,7 @@ const idle10k: Workload = {
   isFresh: true,
   excludes: withoutCeiling(tunnelsFor(IDLE)),
   async run(subject) {
-    // One connection first, so that what every daemon needs once is not charged to the ten thousand.
-    await runLoad(subject, DESTINATION.v4, ['idle', '-n', '1', '-t', '0.1']);
+    await warmUp(subject);
     let held = Number.NaN;
     const args = ['idle', '-n', `${IDLE}`, '-t', '2'];
     const load = await runLoad(subject, DESTINATION.v4, args, async () => {
@@ -160,26 +166,54 @@ const idle19k: Workload = {
   },
 };
 
-function peak(name: string, title: string, connections: number, args: readonly string[]): Workload {
-  return {
-    name,
-    title,
-    isFresh: true,
-    excludes: withoutCeiling(tunnelsFor(connections, ['open', 'engine'])),
-    async run(subject) {
-      await runLoad(subject, DESTINATION.v4, ['idle', '-n', '1', '-t', '0.1']);
-      const load = await runLoad(subject, DESTINATION.v4, args);
-      return {
-        figures: figures({ peakOverIdleMiB: (load.peakBytes - load.residentBytes) / MIB }),
-        problem: load.problem,
-      };
-    },
-  };
-}
+const peakOverIdleMiB = (load: Load): number => (load.peakBytes - load.residentBytes) / MIB;
+
+const peak8: Workload = {
+  name: 'peak8',
+  title: 'memory during 8 downloads',
+  isFresh: true,
+  excludes: withoutCeiling(tunnelsFor(8, ['open', 'engine'])),
+  async run(subject) {
+    await warmUp(subject);
+    const load = await runLoad(subject, DESTINATION.v4, ['down', '-n', '8', '-t', '3']);
+    return { figures: figures({ peakOverIdleMiB: peakOverIdleMiB(load) }), problem: load.problem };
+  },
+};
 
 const STALLED = 1000;
-/** More than the kernels and the tunnel may hold for a connection: it only comes when the flow goes on. */
+/** More than kernels and tunnel may hold for a connection: all of it comes only when the flow goes on. */
 const RESUMED_BYTES = 8 * MIB;
+
+const peakStalled: Workload = {
+  name: 'peakStalled',
+  title: `memory during ${STALLED} downloads that nobody reads, which then go on`,
+  isFresh: true,
+  excludes: withoutCeiling(tunnelsFor(STALLED, ['open', 'engine'])),
+  async run(subject) {
+    await warmUp(subject);
+    let kernelBytes = Number.NaN;
+    const args = ['stall', '-n', `${STALLED}`, '-t', '4', '--size', `${RESUMED_BYTES}`, '--timeout', '60'];
+    const load = await runLoad(subject, DESTINATION.v4, args, async () => {
+      await sleep(3000);
+      kernelBytes = await queuedFromProxy(subject);
+    });
+    return {
+      figures: figures({
+        peakOverIdleMiB: peakOverIdleMiB(load),
+        kernelQueueMiB: kernelBytes / MIB,
+        resumed: numberOf(load, 'resumed'),
+        resumeS: numberOf(load, 'resume_s'),
+      }),
+      problem: load.problem,
+    };
+  },
+};
+
+/** Kernel memory in the receive queues of the tunnel's sockets to the proxy, which no RSS shows, ss(8) skmem. */
+async function queuedFromProxy({ network }: Subject): Promise<number> {
+  const sockets = await network.app.must(['ss', '-Htnm', `dport = :${PROXY_PORT}`]);
+  return [...sockets.matchAll(/skmem:\(r(\d+),/g)].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+}
 
 const INTEGRITY = 3000;
 
@@ -220,21 +254,12 @@ export const WORKLOADS: readonly Workload[] = [
   bulk('down', 8),
   bulk('up', 100),
   bulk('down', 100),
-  crr64,
+  shortFlows(64),
+  shortFlows(1),
   rtt,
   idle10k,
   idle19k,
-  peak('peak8', 'memory during 8 downloads', 8, ['down', '-n', '8', '-t', '3']),
-  peak('peakStalled', `memory during ${STALLED} downloads that nobody reads`, STALLED, [
-    'stall',
-    '-n',
-    `${STALLED}`,
-    '-t',
-    '4',
-    '--size',
-    `${RESUMED_BYTES}`,
-    '--timeout',
-    '60',
-  ]),
+  peak8,
+  peakStalled,
   integrity,
 ];

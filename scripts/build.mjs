@@ -1,6 +1,7 @@
 /**
- * `npm run build`: lwIP sources, native addon (build/Release/proxyvpn.node), CLI bundle (dist/proxyvpn.cjs).
- * Each step does nothing when its result is up to date. Usage: node scripts/build.mjs [addon|bundle]
+ * `npm run build`: lwIP sources, native addon (build/Release/proxyvpn.node), CLI bundle (dist/proxyvpn.cjs), and the
+ * launcher that carries both (build/launcher/proxyvpn).
+ * Each step does nothing when its result is up to date. Usage: node scripts/build.mjs [addon|bundle|launcher]
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -8,6 +9,7 @@ import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
+import { LAUNCHER, linkLauncher } from './launcher.mjs';
 import { ensureLwip, LWIP_VERSION } from './lwip.mjs';
 import { sourcesOf } from './sources.mjs';
 
@@ -139,7 +141,8 @@ async function bundle() {
   }
 }
 
-const STEPS = { addon: buildAddon, bundle };
+const STEPS = { addon: buildAddon, bundle, launcher: () => linkLauncher() };
+const RESULTS = { addon: ADDON, bundle: BUNDLE, launcher: path.relative(root, LAUNCHER) };
 const wanted = process.argv[2] === undefined ? Object.keys(STEPS) : [process.argv[2]];
 for (const name of wanted) {
   const step = STEPS[name];
@@ -150,9 +153,9 @@ for (const name of wanted) {
   try {
     await step();
   } catch (error) {
-    const isPlain = error instanceof BuildError || error.message.startsWith('lwip: ');
+    const isPlain = error instanceof BuildError || /^(lwip|launcher): /.test(error.message);
     console.error(`build: ${isPlain ? error.message : error.stack}`);
     process.exit(1);
   }
 }
-console.log(`build: ${wanted.map((name) => ({ addon: ADDON, bundle: BUNDLE })[name]).join(', ')}`);
+console.log(`build: ${wanted.map((name) => RESULTS[name]).join(', ')}`);

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "../base/unique_fd.h"
@@ -193,7 +194,10 @@ Napi::Value nft_run(const Napi::CallbackInfo& info) {
     return refuse(env, "nftRun(command: string, outputFlags: number, dryRun: boolean)");
   auto library = current_library();
   if (!library) return refuse(env, "nftRun: call nftLoad first");
-  auto* worker = new CommandWorker(env, std::move(library), info[0].As<Napi::String>().Utf8Value(),
+  std::string command = info[0].As<Napi::String>().Utf8Value();
+  // The library takes a C string: it would run the first half.
+  if (command.find('\0') != std::string::npos) return refuse(env, "nftRun: NUL in the command");
+  auto* worker = new CommandWorker(env, std::move(library), std::move(command),
                                    info[1].As<Napi::Number>().Uint32Value(),
                                    info[2].As<Napi::Boolean>().Value());
   Napi::Promise promise = worker->promise();

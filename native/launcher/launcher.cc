@@ -1,8 +1,9 @@
 // Holds the file capability CAP_NET_ADMIN and starts node on the program that it carries inside.
 //
-// Theory of operation. Whoever may run this file may run proxyvpn, and must not get anything else to
-// run with the capability. The kernel sees to the time before main(): a caller's ptrace, no_new_privs
-// or nosuid mount means that no capability is gained, and the loader ignores LD_*. From here on:
+// Theory of operation. Whoever may run this file may run proxyvpn, and must not get anything else
+// to run with the capability. The kernel sees to the time before main(): a caller's ptrace,
+// no_new_privs or nosuid mount means that no capability is gained, and the loader ignores LD_*.
+// From here on:
 //
 //   node        one path, fixed when this file was linked; every component is root's alone
 //   program     bundle and addon are copied from this file into sealed memfds, which node is given
@@ -67,16 +68,24 @@ namespace {
 
 constexpr char kNode[] = PROXYVPN_NODE;
 
-/// What passes from the caller, each because src/ reads it, as text and never as code to load:
+/// What passes from the caller, each because src/ reads it, as text and never as code to load.
 /// PROXYVPN_LIBNFTABLES, for one, names a library and must not be here.
 constexpr const char* kPassed[] = {
-    "HOME",  "LOGNAME",           "USER",                // whose configuration
-    "TERM",  "NO_COLOR",                                 // how to print
-    "XDG_RUNTIME_DIR",            "XDG_CONFIG_HOME",     // where state and configuration are
-    "NOTIFY_SOCKET",                                     // the service manager
-    "SSH_CONNECTION",                                    // compared with the kernel's own list
-    "http_proxy",  "https_proxy", "HTTPS_PROXY",         // for a hint
-    "PROXYVPN_PROXY", "PROXYVPN_STATE_DIR", "PROXYVPN_FIREWALL",
+    "HOME",  // whose configuration
+    "LOGNAME",
+    "USER",
+    "TERM",  // how to print
+    "NO_COLOR",
+    "XDG_CONFIG_HOME",  // where configuration and state are
+    "XDG_RUNTIME_DIR",
+    "NOTIFY_SOCKET",   // of the service manager
+    "SSH_CONNECTION",  // compared with the kernel's own list
+    "http_proxy",      // for a hint
+    "https_proxy",
+    "HTTPS_PROXY",
+    "PROXYVPN_PROXY",
+    "PROXYVPN_STATE_DIR",
+    "PROXYVPN_FIREWALL",  // one of three names
 };
 
 /// Set by us: no place that a user could write to, no OpenSSL provider or engine.
@@ -85,8 +94,11 @@ constexpr char kNoOpensslConfig[] = "OPENSSL_CONF=/dev/null";
 
 /// Before the script's name. The semi-space is node's own memory, which a daemon pays for idle.
 constexpr const char* kNodeOptions[] = {
-    "--no-global-search-paths", "--preserve-symlinks", "--preserve-symlinks-main",
-    "--max-semi-space-size=1",  "--",
+    "--no-global-search-paths",
+    "--preserve-symlinks",
+    "--preserve-symlinks-main",
+    "--max-semi-space-size=1",
+    "--",
 };
 
 constexpr int kFailed = 1;
@@ -178,11 +190,13 @@ void check_node() {
     if (is_end) break;
   }
   if (!S_ISREG(file.st_mode)) fail(kFailed, "E_LAUNCHER_NODE", "not a file: ", kNode, kHint);
-  // A file system of a user's own, as FUSE, may claim any owner; it is never mounted without nosuid.
+  // A file system of a user's own, as FUSE, may claim any owner; it is never mounted without
+  // nosuid.
   struct statvfs system {};
   if (statvfs(kNode, &system) != 0) fail_errno("statvfs");
   if (geteuid() != 0 && (system.f_flag & ST_NOSUID) != 0)
-    fail(kNotPermitted, "E_LAUNCHER_NODE", "node is on a file system mounted nosuid: ", kNode, kHint);
+    fail(kNotPermitted, "E_LAUNCHER_NODE", "node is on a file system mounted nosuid: ", kNode,
+         kHint);
 }
 
 // ---------------------------------------------------------------- the capability
@@ -204,7 +218,8 @@ const char* why_unprivileged() {
   struct statvfs system {};
   if (statvfs("/proc/self/exe", &system) == 0 && (system.f_flag & ST_NOSUID) != 0) return "nosuid";
   if (prctl(PR_CAPBSET_READ, CAP_NET_ADMIN, 0, 0, 0) == 0) return "bounding-set";
-  if (getxattr("/proc/self/exe", "security.capability", nullptr, 0) < 0) return "no-file-capability";
+  if (getxattr("/proc/self/exe", "security.capability", nullptr, 0) < 0)
+    return "no-file-capability";
   return "unknown";
 }
 

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kMaxReportedHead = 2048;
 constexpr size_t kReplyReadBytes = 4096;
 constexpr uint64_t kLimitNoticeEveryMs = 1000;
+constexpr size_t kMaxUpstreams = 64;  // a flow counts them in a byte
 constexpr std::string_view kHealthText = "proxyvpn\n";
 
 // The tunnel's own address for "does it carry anything": 198.18.255.254 and fd70:7670:6e00::ffff,
@@ -48,6 +49,7 @@ Relay::~Relay() {
 
 void Relay::set_upstreams(std::vector<UpstreamAddress> upstreams) {
   upstreams_ = std::move(upstreams);
+  if (upstreams_.size() > kMaxUpstreams) upstreams_.resize(kMaxUpstreams);
   preferred_upstream_ = 0;
   predialer_.close_all();
 }
@@ -163,7 +165,7 @@ void Relay::reply_is_missing(Flow& flow, int error, std::string_view text) {
 
 // Tries one address of the proxy after the other until a dial is under way or none is left.
 void Relay::dial_next_address(Flow& flow) {
-  int error = 0;
+  int error = EDESTADDRREQ;
   while (flow.addresses_tried < upstreams_.size()) {
     error = start_dial(flow);
     if (error == 0) return;
@@ -203,6 +205,7 @@ void Relay::give_up_address(Flow& flow) {
   close_socket(flow);
   flow.upstream_phase = UpstreamPhase::kNone;
   flow.addresses_tried++;
+  if (upstreams_.empty()) return;  // taken away meanwhile
   flow.upstream_index = static_cast<uint8_t>((flow.upstream_index + 1) % upstreams_.size());
 }
 
@@ -486,6 +489,9 @@ int Relay::timeout_ms() const {
 void Relay::reset_all() {
   std::vector<Flow*> all;
   stack_.for_each([&](stack::Connection& c) { all.push_back(&flow_of(c)); });
+  for (Flow* head : wheel_)
+    for (Flow* flow = head; flow; flow = flow->wheel_next)
+      if (!flow->is_in_table) all.push_back(flow);  // still draining, its port taken over
   for (Flow* flow : all) {
     if (flow->phase == stack::Phase::kHeld) {
       stack_.refuse(*flow);

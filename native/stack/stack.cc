@@ -120,23 +120,26 @@ void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet
     remove(*c);
     c = nullptr;
   }
+  if (c && c->phase == Phase::kHeld) {
+    // A repeated SYN waits like the first; RST takes it back, and so does another attempt.
+    bool is_withdrawn = (s.flags & wire::kRst) && s.seq == c->syn_seq + 1;
+    bool is_other_attempt = is_first_syn && s.seq != c->syn_seq;
+    if (is_withdrawn || is_other_attempt) owner_.on_withdrawn(*c);
+    if (!is_other_attempt) return;
+    c = nullptr;
+  }
   if (!c) {
     if (neighbours_ && neighbours_->pass_on(s.key, packet)) return;
-    if (is_first_syn && s.payload_bytes == 0) {
+    // Data on a SYN (RFC 7413, or RFC 9293 section 3.10.7.2) is left to be sent again.
+    if (is_first_syn) {
       hold_syn(s, hash);
     } else {
       driver_.reset_unknown(s);
     }
     return;
   }
-  if (c->phase == Phase::kHeld) {
-    // A repeated SYN waits like the first; RST takes it back.
-    bool is_withdrawn = (s.flags & wire::kRst) && s.seq == c->syn_seq + 1;
-    bool is_other_attempt = is_first_syn && s.seq != c->syn_seq;
-    if (is_withdrawn || is_other_attempt) owner_.on_withdrawn(*c);
-    return;
-  }
-  if (!c->pcb) return;
+  // RFC 9293 section 3.10.7.4: without ACK the rest of a segment means nothing. lwIP would take it.
+  if (!c->pcb || !(s.flags & (wire::kAck | wire::kSyn | wire::kRst))) return;
   driver_.input(*c, s);
   owner_.on_input(*c);
 }

@@ -169,6 +169,15 @@ void feed(pbuf* segment, const wire::FlowKey& key) {
   tcp_input(segment, &g.interface);
 }
 
+// tcp_split_unsent_seg() of 2.1.3 and master ORs flags: a FIN that rides on the segment would stay on
+// its first half too, and the app would see the end too early.
+bool split_unsent(tcp_pcb* p, uint32_t bytes) {
+  bool has_fin = TCPH_FLAGS(p->unsent->tcphdr) & TCP_FIN;
+  if (tcp_split_unsent_seg(p, static_cast<u16_t>(bytes)) != ERR_OK) return false;
+  if (has_fin) TCPH_UNSET_FLAG(p->unsent->tcphdr, TCP_FIN);
+  return true;
+}
+
 bool needs_timer(const tcp_pcb* p) {
   return p->unsent || p->unacked || p->ooseq || p->refused_data ||
          (p->flags & (TF_ACK_DELAY | TF_CLOSEPEND)) || p->state == SYN_RCVD ||
@@ -362,7 +371,7 @@ void Driver::after_input(Endpoint& e) {
                  p->snd_wnd < 65536;
   if (!stalled) return;
   enter(e);
-  if (tcp_split_unsent_seg(p, static_cast<u16_t>(p->snd_wnd)) == ERR_OK) {
+  if (split_unsent(p, p->snd_wnd)) {
     stats_.stall_splits++;
     tcp_output(p);
   }
@@ -539,9 +548,8 @@ void Driver::flush(Endpoint& e) {
 bool Driver::finish(Endpoint& e) {
   tcp_pcb* p = e.pcb;
   if (!p || e.in_time_wait) return true;
-  // tcp_split_unsent_seg() of 2.1.3 and master ORs flags, so a FIN that rides on a segment it splits
-  // stays on the first half too, and the app sees the end too early. So no FIN while anything that
-  // could be split waits.
+  // lwIP must not split a segment with a FIN (see split_unsent), so none while anything that could be
+  // split waits. A window that shrinks afterwards is seen to in tick().
   bool all_fits = p->snd_lbb - p->lastack <= std::min<uint32_t>(p->snd_wnd, p->cwnd);
   if (p->unsent && !all_fits) return false;
   enter(e);
@@ -611,6 +619,11 @@ void Driver::tick(uint32_t elapsed_ticks) {
     e->pcb->last_timer = g.timer_calls++;
     tcp_fasttmr();
     if (slow_steps > 0 && tcp_active_pcbs) {
+      tcp_pcb* p = tcp_active_pcbs;
+      bool may_split_fin = p->persist_backoff > 0 && p->snd_wnd > 0 && p->unsent &&
+                           p->unsent->len > p->snd_wnd &&
+                           (TCPH_FLAGS(p->unsent->tcphdr) & TCP_FIN);
+      if (may_split_fin) split_unsent(p, p->snd_wnd);
       tcp_ticks = base;
       tcp_active_pcbs->last_timer = g.timer_calls++;
       tcp_slowtmr();

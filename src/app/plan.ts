@@ -81,14 +81,18 @@ function sysctls(config: Config, snapshot: Snapshot, scheme: Scheme): readonly S
     key: sysctlKey('net', ...key),
     value,
   });
+  const ipv6: readonly SysctlSetOp[] =
+    carriesIpv6(config, snapshot) && snapshot.ipv6 === 'off-by-default'
+      ? [set('0', 'ipv6', 'conf', scheme.tun, 'disable_ipv6')]
+      : [];
+  // A container cannot write them, and need not where no filter is strict.
+  if (snapshot.isSysctlReadOnly && !snapshot.isPathFilterStrict) return ipv6;
   return [
     // Strict reverse-path filtering would drop all that comes out of the TUN.
     set('2', 'ipv4', 'conf', scheme.tun, 'rp_filter'),
     // The proxy's and inbound packets are looked up with their marks, or strict filtering drops them too.
     ...(config.routes ? [set('1', 'ipv4', 'conf', 'all', 'src_valid_mark')] : []),
-    ...(carriesIpv6(config, snapshot) && snapshot.ipv6 === 'off-by-default'
-      ? [set('0', 'ipv6', 'conf', scheme.tun, 'disable_ipv6')]
-      : []),
+    ...ipv6,
   ];
 }
 

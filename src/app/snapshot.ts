@@ -8,7 +8,7 @@ import { addresses, links, rules } from '../netlink/read.ts';
 import type { NetlinkRequest } from '../netlink/socket.ts';
 import { systemNameServers } from './resolver.ts';
 import { connectionKey } from './ssh-session.ts';
-import { readSysctl } from './sysctl.ts';
+import { readSysctl, sysctlKey } from './sysctl.ts';
 
 export interface Snapshot {
   /** Effective uid of the process that will own the upstream sockets. */
@@ -17,6 +17,10 @@ export interface Snapshot {
   readonly proxies: readonly UpstreamAddress[];
   /** `off-by-default`: some device has it, but a new one would not. */
   readonly ipv6: 'on' | 'off-by-default' | 'absent';
+  /** Strict reverse-path filtering (1) is in force, on all devices or on some. */
+  readonly isPathFilterStrict: boolean;
+  /** /proc/sys is mounted read-only, as in most containers. */
+  readonly isSysctlReadOnly: boolean;
   readonly nameServers: readonly string[];
   /** TCP connections to and from other hosts that are not over. */
   readonly connections: readonly Connection[];
@@ -43,6 +47,8 @@ export async function takeSnapshot(request: NetlinkRequest, inputs: SnapshotInpu
     slot: inputs.slot,
     proxies: inputs.proxies,
     ipv6: await ipv6State(request),
+    isPathFilterStrict: await isPathFilterStrict(),
+    isSysctlReadOnly: isReadOnly('/proc/sys/net', fs.readFileSync('/proc/self/mountinfo', 'utf8')),
     nameServers: await systemNameServers(),
     connections: all,
     otherTables: otherTables(request, inputs.slot),
@@ -56,6 +62,26 @@ function otherTables(request: NetlinkRequest, slot: number): readonly number[] {
     ({ protocol, isInverted, table }) => protocol === ROUTE_PROTOCOL && isInverted && tables.includes(table),
   );
   return found.map(({ table }) => table).filter((table) => table !== schemeFor('', slot).table);
+}
+
+async function isPathFilterStrict(): Promise<boolean> {
+  const devices = fs.readdirSync('/proc/sys/net/ipv4/conf');
+  const values = await Promise.all(
+    devices.map((device) => readSysctl(sysctlKey('net', 'ipv4', 'conf', device, 'rp_filter'))),
+  );
+  return values.includes('1');
+}
+
+/** Whether the mount that a path lies on is read-only (pure). @param mountinfo text of /proc/PID/mountinfo, proc(5) */
+export function isReadOnly(file: string, mountinfo: string): boolean {
+  let [longest, isFound] = ['', false];
+  for (const line of mountinfo.split('\n')) {
+    const [, , , , point = '', options = ''] = line.split(' ');
+    const isAbove = point !== '' && `${file}/`.startsWith(point === '/' ? point : `${point}/`);
+    // Of two on the same point the later one is on top.
+    if (isAbove && point.length >= longest.length) [longest, isFound] = [point, options.split(',').includes('ro')];
+  }
+  return isFound;
 }
 
 function isLocal({ localAddress, remoteAddress }: Connection): boolean {

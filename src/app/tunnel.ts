@@ -7,7 +7,7 @@ import { connectTemplate } from '../proxy/connect.ts';
 import type { StateDirectory } from '../state/directory.ts';
 import { Journal } from '../state/journal.ts';
 import type { JournalEntry } from '../state/journal-format.ts';
-import { type Engine, startEngine } from '../tunstack/engine.ts';
+import type { Engine } from '../tunstack/engine.ts';
 import type { FlowEvent } from '../tunstack/flow.ts';
 import { applierOf, applyOps } from './apply.ts';
 import { errorDocument } from './error-document.ts';
@@ -15,11 +15,11 @@ import { type Host, isKnownOp } from './host.ts';
 import type { Launch } from './launch.ts';
 import { leaveToUs } from './network-manager.ts';
 import { type Op, type Plan, planUp, upstreamAddresses } from './plan.ts';
-import { markedProber, preflight } from './preflight.ts';
+import { preflight } from './preflight.ts';
 import { resolveProxy } from './resolver.ts';
-import { selfTest, selfTestAddresses } from './self-test.ts';
+import { selfTestAddresses } from './self-test.ts';
 import { claimSlot, releaseSlot } from './slot.ts';
-import { type Snapshot, takeSnapshot } from './snapshot.ts';
+import type { Snapshot } from './snapshot.ts';
 import { type TeardownReport, tearDown } from './teardown.ts';
 
 /** Bound of flows that wait for the proxy's answer: a SYN flood from this host stops here. */
@@ -51,6 +51,8 @@ export class Tunnel {
   #engine: Engine | undefined;
   #plan: Plan | undefined;
   #proxies: readonly UpstreamAddress[] = [];
+  #following: Promise<void> = Promise.resolve();
+  #isEnding = false;
 
   constructor(context: TunnelContext) {
     this.#context = context;
@@ -101,6 +103,9 @@ export class Tunnel {
   /** Ends every flow and takes the host back. @param keep what shall stay in force */
   async takeDown(keep: (op: Op) => boolean = () => false): Promise<TeardownReport> {
     const { directory, host } = this.#context;
+    // What follows the proxy must not load rules behind the back of what removes them.
+    this.#isEnding = true;
+    await this.#following.catch(() => {});
     // Flows first: while the rules still stand, their resets reach the applications and nothing leaks.
     await this.#engine?.stop();
     if (this.#journal === undefined) return { undone: [], foreign: [], failed: [] };
@@ -115,11 +120,16 @@ export class Tunnel {
   }
 
   /** Asks the resolver again and follows the proxy to its new addresses. @throws ProxyVpnError E_PROXY_RESOLVE, E_FIREWALL_* */
-  async followProxy(): Promise<void> {
+  followProxy(): Promise<void> {
+    if (!this.#isEnding) this.#following = this.#follow();
+    return this.#following;
+  }
+
+  async #follow(): Promise<void> {
     const { config, host, log } = this.#context;
     const proxies = upstreamAddresses(await resolveProxy(config.upstream.host), config.upstream.port);
     const isSame = JSON.stringify(proxies) === JSON.stringify(this.#proxies);
-    if (isSame || this.#plan === undefined) return;
+    if (isSame || this.#plan === undefined || this.#isEnding) return;
     log.info(`the proxy's name has new addresses: ${proxies.map(({ address }) => address).join(', ')}`);
     const policy = { ...this.#plan.policy, proxies };
     if (config.killswitch) await (await host.backend()).updateProxies(policy);
@@ -157,7 +167,7 @@ export class Tunnel {
     const { upstream } = config;
     this.#proxies = upstreamAddresses(await orAborted(resolveProxy(upstream.host), signal), upstream.port);
     const slot = claimSlot(directory.root, directory.name);
-    const snapshot = await takeSnapshot(host.netlink, { slot, proxies: this.#proxies, claimedSession });
+    const snapshot = await host.snapshot({ slot, proxies: this.#proxies, claimedSession });
     const plan = planUp(config, snapshot);
     this.#plan = plan;
     this.#warnOf(snapshot);
@@ -170,7 +180,7 @@ export class Tunnel {
     await applyOps(plan.divert, host.appliers, journal, signal);
     const carriesIpv6 = plan.prepare.some((op) => op.kind === 'address.add' && op.family === 6);
     for (const address of selfTestAddresses(config, carriesIpv6, snapshot.uid))
-      await orAborted(selfTest(address), signal);
+      await orAborted(host.selfTest(address), signal);
     signal.throwIfAborted();
   }
 
@@ -184,8 +194,8 @@ export class Tunnel {
   }
 
   async #preflight(plan: Plan): Promise<void> {
-    const { config, warn } = this.#context;
-    const { warnings } = await preflight(config.upstream, this.#proxies, markedProber(plan.scheme.fwmark));
+    const { config, host, warn } = this.#context;
+    const { warnings } = await preflight(config.upstream, this.#proxies, host.prober(plan.scheme.fwmark));
     for (const text of warnings) warn(text);
   }
 
@@ -203,7 +213,7 @@ export class Tunnel {
   #startEngine(plan: Plan): Engine {
     const { config, host, onEvent } = this.#context;
     const { head, middle, tail } = connectTemplate(config.upstream);
-    return startEngine(
+    return host.startEngine(
       {
         tunFds: host.device.fds,
         mtu: config.mtu,

@@ -130,7 +130,8 @@ function numberOf(bytes: Uint8Array): number {
   return (((bytes[0] ?? 0) << 24) | ((bytes[1] ?? 0) << 16) | ((bytes[2] ?? 0) << 8) | (bytes[3] ?? 0)) >>> 0;
 }
 
-function hasPrefix(address: Uint8Array, base: Uint8Array, bits: number): boolean {
+/** Whether two addresses agree in their first bits. */
+export function hasPrefix(address: Uint8Array, base: Uint8Array, bits: number): boolean {
   for (let bit = 0; bit < bits; bit += 8) {
     const mask = bits - bit >= 8 ? 0xff : 0xff << (8 - (bits - bit));
     if ((((address[bit >> 3] ?? 0) ^ (base[bit >> 3] ?? 0)) & mask) !== 0) return false;

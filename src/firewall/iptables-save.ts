@@ -49,7 +49,9 @@ export function iptablesDifferences(
       const isSame = JSON.stringify(found.rules.map(commentOf)) === JSON.stringify(chain.rules.map((rule) => rule.why));
       const jumps = saved.get(chain.table)?.get(chain.builtin)?.rules ?? [];
       return [
-        ...(isSame ? [] : [`chain ${chain.name} has ${found.rules.length} rules and not our ${chain.rules.length}`]),
+        ...(isSame
+          ? []
+          : [`chain ${chain.name} has other rules (${found.rules.length} found, ${chain.rules.length} wanted)`]),
         ...(jumps.includes(`-j ${chain.name}`) ? [] : [`${chain.builtin} does not jump to ${chain.name}`]),
       ];
     }),

@@ -59,7 +59,9 @@ function chainDifferences(wanted: Chain, found: NftChain | undefined, comments: 
   const hasRules = JSON.stringify(wanted.rules.map((rule) => rule.why)) === JSON.stringify(comments);
   return [
     ...(isHooked ? [] : [`chain ${wanted.name} has the hook ${foundHook} and not ${wantedHook}`]),
-    ...(hasRules ? [] : [`chain ${wanted.name} has ${comments.length} rules and not our ${wanted.rules.length}`]),
+    ...(hasRules
+      ? []
+      : [`chain ${wanted.name} has other rules (${comments.length} found, ${wanted.rules.length} wanted)`]),
   ];
 }
 

@@ -62,7 +62,8 @@ function firewallLoad(choice: BackendChoice): Applier<FirewallLoadOp, FirewallBe
     },
     describe({ policy }) {
       const ruleset = rulesetOf(policy, { isUntracked: true });
-      return `nft -f - <<'END'\n${nftText(ruleset)}END`;
+      const note = '# raw_prerouting and raw_output are left out where another firewall or NAT needs the state\n';
+      return `nft -f - <<'END'\n${note}${nftText(ruleset)}END`;
     },
   };
 }

@@ -4,8 +4,8 @@
  * Who decides what:
  *
  *   prerouting, route_output   give the mark to TCP that must be routed as without the tunnel: whatever came in from
- *                              outside, the replies to it, and connections older than the tunnel. The routing rule
- *                              `not fwmark M ipproto tcp lookup TABLE` sends all other TCP into the tunnel.
+ *                              outside, the replies to it, what the tunnel brings for a container, and connections
+ *                              older than the tunnel. The routing rules send all other TCP into the tunnel.
  *   input                      CVE-2019-14899.
  *   output, forward,           the killswitch, see killswitch.ts.
  *   postrouting

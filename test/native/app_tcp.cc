@@ -175,7 +175,7 @@ void AppTcp::on_time(uint64_t now_ms) {
 
 void AppTcp::on_segment(const TcpSegment& s, const tun::VnetHeader& vnet) {
   if (is_silent_) return;
-  if (is_gone_) return send_reset_for(s);
+  if (is_over()) return send_reset_for(s);
   packets_received++;
   last = s;
   if (s.flags & kRst) return on_reset(s);

@@ -48,10 +48,6 @@ void ProxyEnd::establish() {
   }
 }
 
-void ProxyEnd::set_send_buffer(int bytes) {
-  setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-}
-
 std::string ProxyEnd::authority() const {
   size_t start = request_.find(' ');
   if (start == std::string::npos) return {};
@@ -146,6 +142,8 @@ int ProxySide::dial_pair(bool is_later) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) return -errno;
   ends.push_back(std::make_unique<ProxyEnd>(base::UniqueFd(pair[1])));
+  if (engine_send_buffer)
+    setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &engine_send_buffer, sizeof engine_send_buffer);
   // Like a connection that is being made, a full one takes no byte and is not writable.
   static constexpr char kFiller[kReadBytes] = {};
   while (is_later) {

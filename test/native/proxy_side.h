@@ -27,7 +27,6 @@ class ProxyEnd {
   void set_reading(bool reads) { reads_ = reads; }
   /// The connection was not made until now (Dial::kLater).
   void establish();
-  void set_send_buffer(int bytes);
 
   bool is_open() const { return static_cast<bool>(fd_); }
   const std::string& request() const { return request_; }  // with its empty line
@@ -75,6 +74,7 @@ class ProxySide {
   Dial how = Dial::kPair;
   int next_error = 0;
   std::vector<uint16_t> failing_ports;  // addresses that fail with next_error
+  int engine_send_buffer = 0;  // SO_SNDBUF of the relay's end, of pairs
   size_t dials = 0;
   std::vector<std::unique_ptr<ProxyEnd>> ends;
 

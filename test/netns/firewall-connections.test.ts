@@ -176,10 +176,17 @@ describe.each(VARIANTS)('%s', (variant) => {
       expect(await reach('guest', to, 81, SILENT)).toEqual(NO_ANSWER);
       await lab.must(variant, 'load', { ...POLICY, allowDns: [], bypass });
       expect(await reach('guest', to, 81)).toEqual(answer('net2'));
-      expect(await reach('guest', to, 53)).not.toEqual(answer('net'));
+      expect(await reach('guest', to, 53, SILENT)).not.toEqual(answer('net'));
       expect(await reach('app', to, 81)).toEqual(answer('net2'));
       expect(await reach('app', to, 53)).toEqual(REFUSED);
     });
+  });
+
+  it.each(cases)('a container is told of a refusal where the LAN is allowed over IPv%s', async (family) => {
+    await lab.must(variant, 'load', { ...POLICY, allowLan: true });
+    const quic = { proto: 'udp', ...SILENT } as const;
+    const error = family === 4 ? 'No route to host' : 'Permission denied';
+    expect(await reach('guest', addressOf('origin', family), 443, quic)).toEqual({ ok: false, error });
   });
 
   it.each(cases)('a bypassing user goes around the tunnel, nobody else does, over IPv%s', async (family) => {

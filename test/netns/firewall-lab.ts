@@ -211,6 +211,17 @@ export class FirewallLab {
     }
   }
 
+  /** As after a crash: routes and device of the tunnel are gone, the rules are not. */
+  async withoutTunnel(body: () => Promise<void>): Promise<void> {
+    const inApp = (...lines: readonly string[]): Promise<string> => this.app.must(['bash', '-euc', lines.join('\n')]);
+    await inApp('ip link set pvpn0 down');
+    try {
+      await body();
+    } finally {
+      await inApp('ip link set pvpn0 up', ...TUNNEL_ROUTES);
+    }
+  }
+
   /** Takes away what a test may have left. */
   async clean(): Promise<void> {
     for (const variant of ['libnftables', 'iptables', 'iptables-legacy'] as const) await this.drive(variant, 'unload');
@@ -222,6 +233,13 @@ export class FirewallLab {
     await this.far.remove();
   }
 }
+
+/** What taking the device down removes. */
+const TUNNEL_ROUTES = [
+  'ip addr replace fd70:7670:6e00::1/128 dev pvpn0 nodad',
+  `ip route replace default dev pvpn0 table ${TABLE}`,
+  `ip -6 route replace default via fe80::1 dev pvpn0 table ${TABLE}`,
+];
 
 function tunnel(app: string, far: string): readonly string[] {
   const marked = `rule add priority 5205 fwmark ${MARK}/0xffffffff lookup main`;
@@ -236,7 +254,7 @@ function tunnel(app: string, far: string): readonly string[] {
     `ip netns exec ${app} sysctl -qw net.ipv4.conf.pvpn0.rp_filter=2 net.ipv4.conf.all.src_valid_mark=1`,
     // Strict filtering would look for guest in the tunnel; the mark that mends it would keep guest out of the tunnel.
     `ip netns exec ${app} sysctl -qw net.ipv4.conf.guest0.rp_filter=2`,
-    `ip -n ${app} addr add 198.18.0.1/32 dev pvpn0; ip -n ${app} addr add fd70:7670:6e00::1/128 dev pvpn0 nodad`,
+    `ip -n ${app} addr add 198.18.0.1/32 dev pvpn0`,
     `ip -n ${app} link set pvpn0 up; ip -n ${far} link set tun0 up`,
     `ip -n ${far} addr add fe80::1/64 dev tun0 nodad`,
     `ip -n ${far} route add local 203.0.113.0/24 dev lo; ip -n ${far} -6 route add local 2001:db8:113::/64 dev lo`,
@@ -245,8 +263,7 @@ function tunnel(app: string, far: string): readonly string[] {
     `ip -n ${far} -6 neigh add fe80::2 lladdr $mac dev tun0 nud permanent`,
     ...['fd70:7670:6e00::1/128', 'fd78::/64'].map((to) => `ip -n ${far} -6 route add ${to} via fe80::2 dev tun0`),
     ...['198.18.0.1', '10.78.0.2'].map((to) => `ip -n ${far} neigh add ${to} lladdr $mac dev tun0 nud permanent`),
-    `ip -n ${app} route add default dev pvpn0 table ${TABLE}`,
-    `ip -n ${app} -6 route add default via fe80::1 dev pvpn0 table ${TABLE}`,
+    ...TUNNEL_ROUTES.map((line) => `ip netns exec ${app} ${line}`),
     ...['-4', '-6'].flatMap((family) => [marked, divert, user].map((rule) => `ip -n ${app} ${family} ${rule}`)),
   ];
 }

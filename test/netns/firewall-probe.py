@@ -80,8 +80,8 @@ def attempt(what):
         answer = opened.recv(100).decode() if what.get('read') else ''
         opened.close()
         return answer
-    port = what.get('port', 0) if what['proto'] == 'udp' else 0
-    opened.sendto(payload(what), (what['to'], port))
+    opened.connect((what['to'], what.get('port', 0) if what['proto'] == 'udp' else 0))  # or no ICMP error is told
+    opened.send(payload(what))
     if what.get('read'):
         return opened.recv(100).decode(errors='replace')
     return ''

@@ -168,6 +168,22 @@ describe.each(VARIANTS)('%s', (variant) => {
   });
 });
 
+it.each(['libnftables', 'iptables'] as const)(
+  '%s: when the tunnel is gone, TCP is refused and nothing leaves',
+  async (variant) => {
+    await lab.must(variant, 'load');
+    const capture = await lab.capture();
+    await lab.withoutTunnel(async () => {
+      for (const family of [4, 6] as const)
+        for (const from_port of [30_000, 30_001]) {
+          const probe = { proto: 'tcp', family, to: addressOf('origin', family), port: 80, from_port } as const;
+          expect(await lab.probe(lab.app, probe)).toEqual({ ok: false, error: 'Connection refused' });
+        }
+    });
+    expect((await capture.stop()).filter((line) => !isNeighbourDiscovery(line))).toEqual([]);
+  },
+);
+
 const addressOf = (who: keyof typeof ADDRESS, family: 4 | 6): string => ADDRESS[who][family === 4 ? 'v4' : 'v6'];
 
 /** Types 131 to 136 and 143: solicitations, advertisements and reports of group membership. */
