@@ -46,8 +46,8 @@ const round = (value: number): number => Math.round(value * 10) / 10;
 export function chart(results: Results): string {
   const figures = new Figures(results);
   const names = results.info.contenders.map(({ name }) => name);
-  const colourOf = (name: string): string => COLOURS[names.indexOf(name) % COLOURS.length] ?? '#000';
   const tunnels = names.filter((name) => figures.of(name, { workload: 'up1', key: 'gbps' }) && name !== 'ceiling');
+  const colourOf = (name: string): string => COLOURS[tunnels.indexOf(name) % COLOURS.length] ?? '#000';
   const panels = [ratioPanel(figures, tunnels, colourOf), cpuPanel(figures, tunnels, colourOf)];
   const parts: string[] = [legend(tunnels, colourOf, results)];
   let y = 64;

@@ -74,6 +74,21 @@ export function openDescriptors(pids: readonly number[]): number {
   return count;
 }
 
+/** `name state kernel-function` of each thread: what a process that does not answer is doing, proc_pid_stat(5). */
+export function threadStates(pids: readonly number[]): readonly string[] {
+  return pids.flatMap((pid) => {
+    try {
+      return fs.readdirSync(`/proc/${pid}/task`).map((tid) => {
+        const about = (file: string): string => read(`/proc/${pid}/task/${tid}/${file}`)?.trim() ?? '';
+        const state = about('stat').replace(/^.*\) (\S).*$/s, '$1');
+        return `${about('comm')} ${state} ${about('wchan')}`;
+      });
+    } catch {
+      return []; // It has ended.
+    }
+  });
+}
+
 export interface HostTimes {
   /** All but idle and waiting for a device, over all cores. */
   readonly busyS: number;

@@ -16,6 +16,8 @@ export interface Sampled {
   readonly flows: Readonly<Record<string, number>>;
   readonly bytes: Readonly<Record<string, number>>;
   readonly packets: Readonly<Record<string, number>>;
+  /** Longest time for which this program itself got no processor since the last sample: how crowded the machine is. */
+  readonly ownPauseMs: number;
 }
 
 export interface SoakResult {
@@ -25,6 +27,7 @@ export interface SoakResult {
     readonly tallies: readonly Tally[];
     readonly sampled: readonly Sampled[];
     readonly rests: readonly Rest[];
+    readonly silences: readonly string[];
   };
   readonly growth: Growth;
 }
@@ -39,7 +42,7 @@ export function soakReport({ machine, minutes, soak, growth }: SoakResult): {
   readonly isGood: boolean;
 } {
   const problems = soak.tallies.flatMap(({ name, problems }) => problems.map((problem) => `${name}, ${problem}`));
-  const complaints = [...growth.complaints, ...problems.map((problem) => problem.replaceAll(/\s+/g, ' '))];
+  const complaints = [...growth.complaints, ...soak.silences, ...problems].map((text) => text.replaceAll(/\s+/g, ' '));
   const isGood = complaints.length === 0;
   const shown = complaints.slice(0, MOST_PROBLEMS).map((complaint) => `- ${complaint}`);
   const text = [
@@ -98,6 +101,11 @@ function loadTable(tallies: readonly Tally[], sampled: readonly Sampled[]): stri
     ['most under load: RSS MiB', numberText(most(({ residentBytes }) => residentBytes) / MIB), ''],
     ['most under load: descriptors', numberText(most(({ descriptors }) => descriptors)), ''],
     ['most under load: CLOSE-WAIT', numberText(most(({ states }) => states['CLOSE-WAIT'] ?? 0)), ''],
+    [
+      'longest pause of the soak itself, ms',
+      numberText(Math.max(0, ...sampled.map(({ ownPauseMs }) => ownPauseMs))),
+      '',
+    ],
     ...Object.entries({ ...last?.flows, ...last?.packets })
       .filter(([name]) => !['active', 'pending', 'fromApp', 'toApp'].includes(name))
       .map(([name, count]) => [`counter ${name}`, numberText(count), '']),

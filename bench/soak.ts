@@ -1,10 +1,11 @@
 /** scripts/soak.sh: hours in the life of one tunnel; fails when anything of it grows or any flow goes wrong. */
 import fs from 'node:fs';
 import path from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { until } from '../test/netns/process.ts';
 import { type RunningProxyvpn, type Status, startProxyvpn } from './contenders.ts';
-import { memoryBytes, openDescriptors, processTree } from './cost.ts';
+import { memoryBytes, openDescriptors, processTree, threadStates } from './cost.ts';
 import { type Growth, growthOf, type Rest } from './growth.ts';
 import { describeMachine } from './machine.ts';
 import { makeNetwork, type Network, refuseOnHost } from './network.ts';
@@ -25,14 +26,18 @@ class Soak {
   readonly #tunnel: RunningProxyvpn;
   readonly #raw: string;
   readonly #startMs = performance.now();
+  readonly #pauses = monitorEventLoopDelay();
   readonly tallies: readonly Tally[] = newTallies();
   readonly sampled: Sampled[] = [];
   readonly rests: Rest[] = [];
+  /** Moments at which the daemon did not tell its state. */
+  readonly silences: string[] = [];
 
   constructor(network: Network, tunnel: RunningProxyvpn, raw: string) {
     this.#network = network;
     this.#tunnel = tunnel;
     this.#raw = raw;
+    this.#pauses.enable();
   }
 
   get elapsedS(): number {
@@ -53,10 +58,18 @@ class Soak {
     );
     for (let next = performance.now(); !isOver; next += SAMPLE_MS) {
       await Promise.race([ended, sleep(Math.max(0, next - performance.now()))]);
-      if (!isOver) await this.#sample('load');
+      if (!isOver) await this.#sample('load').catch((error: Error) => this.#note(error));
     }
     await ended;
     await this.#rest();
+  }
+
+  /** A daemon that is too busy to answer is a complaint, not the end of the soak. */
+  #note(error: Error): void {
+    const threads = threadStates(this.#tunnel.pids).join(', ');
+    const silence = `after ${Math.round(this.elapsedS)} s: ${error.message} (threads: ${threads})`;
+    this.silences.push(silence);
+    console.error(`soak: ${silence}`);
   }
 
   async #sample(phase: Sampled['phase']): Promise<{ readonly sampled: Sampled; readonly status: Status }> {
@@ -72,7 +85,9 @@ class Soak {
       flows: status.flows,
       bytes: status.bytes,
       packets: status.packets,
+      ownPauseMs: this.#pauses.max / 1e6,
     };
+    this.#pauses.reset();
     this.sampled.push(sampled);
     fs.appendFileSync(this.#raw, `${JSON.stringify(sampled)}\n`);
     return { sampled, status };
@@ -128,13 +143,16 @@ class Soak {
   }
 }
 
-async function run(minutes: number): Promise<{ readonly text: string; readonly isGood: boolean }> {
+async function run(
+  minutes: number,
+  upArguments: readonly string[],
+): Promise<{ readonly text: string; readonly isGood: boolean }> {
   const machine = await describeMachine();
   const raw = path.join(ROOT, 'build', 'bench', `soak-${machine.startedAt.slice(0, 19)}.jsonl`);
   fs.mkdirSync(path.dirname(raw), { recursive: true });
   const network = await makeNetwork('soak');
   try {
-    const tunnel = await startProxyvpn(network, ['--killswitch']);
+    const tunnel = await startProxyvpn(network, ['--killswitch', ...upArguments]);
     const soak = new Soak(network, tunnel, raw);
     for (let cycle = 0; cycle < 2 || soak.elapsedS + CYCLE_LOAD_S < minutes * 60; cycle++) await soak.cycle(cycle);
     const growth: Growth = growthOf(soak.rests);
@@ -148,14 +166,15 @@ async function run(minutes: number): Promise<{ readonly text: string; readonly i
 }
 
 async function main(argv: readonly string[]): Promise<number> {
-  const minutes = Number(argv[0]);
-  if (argv.length !== 1 || !(minutes > 0)) {
-    console.error('usage: scripts/soak.sh MINUTES');
+  const [first, ...upArguments] = argv;
+  const minutes = Number(first);
+  if (!(minutes > 0)) {
+    console.error('usage: scripts/soak.sh MINUTES [ARGUMENTS OF up]');
     return 2;
   }
   refuseOnHost();
-  const { text, isGood } = await run(minutes);
-  if (minutes >= WHOLE_RUN_MINUTES) {
+  const { text, isGood } = await run(minutes, upArguments);
+  if (minutes >= WHOLE_RUN_MINUTES && upArguments.length === 0) {
     fs.writeFileSync(PAGE, intoPage(fs.readFileSync(PAGE, 'utf8'), 'scripts/soak.sh', text));
     console.log(`soak: wrote ${path.relative(ROOT, PAGE)}`);
   }

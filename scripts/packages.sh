@@ -12,12 +12,15 @@ demo       | nft                    | nftables
 demo       | lib:libnftables.so.1   | libnftables1
 demo       | unshare                | util-linux
 demo       | curl                   | curl
+install    | setcap                 | libcap2-bin
+install    | lib:libnftables.so.1   | libnftables1
 native     | cmake                  | cmake
 native     | ninja                  | ninja-build
 native     | clang++                | clang
 native     | clang:fuzzer           | libclang-rt-dev
 privileged | iptables-restore       | iptables
 privileged | ip6tables-restore      | iptables
+privileged | setcap                 | libcap2-bin
 privileged | tinyproxy              | tinyproxy-bin
 privileged | squid                  | squid
 privileged | ssh                    | openssh-client

@@ -260,6 +260,9 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
   stats_.opened++;
   if (flow.phase == stack::Phase::kHeld) accept(flow);
   if (flow.phase != stack::Phase::kOpen || !flow.pcb) return;
+  // It stood in the wheel for the dial's time-out, which may be later than the next one.
+  wheel_remove(flow);
+  wheel_insert(flow, next_check_ms(flow));
   events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
   if (!early_data.empty()) {
     if (!driver_.write(flow, early_data.data(), static_cast<uint32_t>(early_data.size()), true))

@@ -33,6 +33,8 @@ constexpr uint32_t kVnetBytes = sizeof(tun::VnetHeader);
 constexpr uint32_t kCopyBelow = 4096;          // smaller segments go into a buffer of their own size
 constexpr uint32_t kCopyBelowQueued = 32768;   // the same while the upstream is not keeping up
 constexpr uint32_t kLargestWrite = 65535;      // tcp_write takes u16
+constexpr uint32_t kMostSegments = 128;        // of one write; two pbufs each
+constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for 16 writes and more
 constexpr int kMaxParts = 64;                  // pbufs of one packet
 constexpr uint32_t kFirstRtoTicks = 4;         // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
 constexpr uint32_t kSmallestWindow = 4096;
@@ -66,6 +68,7 @@ struct Globals {
   uint64_t now_ms = 0;
   base::SipKey isn_secret;
   uint32_t mtu = 1500;
+  uint8_t rest[65536];          // of a segment in too many parts
   uint8_t timer_calls = 0;  // mirrors lwIP's static tcp_timer_ctr
 };
 Globals g;
@@ -125,10 +128,10 @@ err_t send_packet(pbuf* p) {
   iovec parts[kMaxParts];
   int count = 0;
   parts[count++] = {ip - kVnetBytes, p->len + kVnetBytes};
-  for (pbuf* q = p->next; q; q = q->next) {
-    if (count == kMaxParts) return ERR_BUF;
-    parts[count++] = {q->payload, q->len};
-  }
+  pbuf* q = p->next;
+  for (; q && count < kMaxParts - 1; q = q->next) parts[count++] = {q->payload, q->len};
+  // Many small writes behind a shut window became one segment: the rest of it in one piece.
+  if (q) parts[count++] = {g.rest, pbuf_copy_partial(q, g.rest, q->tot_len, 0)};
   g.stats->packets_to_app++;
   if (g.io->write(parts, count) < 0) {
     g.stats->write_errors++;
@@ -521,7 +524,7 @@ uint32_t Driver::unsent_bytes(const Endpoint& e) const { return e.pcb->snd_lbb -
 
 uint32_t Driver::send_room(const Endpoint& e, uint32_t cap) const {
   const tcp_pcb* p = e.pcb;
-  if (!p || e.in_time_wait || p->snd_queuelen > TCP_SND_QUEUELEN - 64) return 0;
+  if (!p || e.in_time_wait || p->snd_queuelen > kFullQueue) return 0;
   uint32_t queued = p->snd_lbb - p->lastack;
   if (queued >= cap) return 0;
   return std::min<uint32_t>(cap - queued, p->snd_buf);
@@ -529,8 +532,10 @@ uint32_t Driver::send_room(const Endpoint& e, uint32_t cap) const {
 
 uint32_t Driver::preferred_write(const Endpoint& e) const {
   // lwIP cuts segments at min(mss, half the largest window seen).
-  uint32_t segment = std::min<uint32_t>(e.pcb->mss, std::max<uint32_t>(e.pcb->snd_wnd_max / 2, 536));
-  return segment >= 32768 ? segment : kLargestWrite / segment * segment;
+  uint32_t half = e.pcb->snd_wnd_max / 2;
+  uint32_t segment = half ? std::min<uint32_t>(e.pcb->mss, half) : e.pcb->mss;
+  if (segment >= 32768) return segment;
+  return std::min(kLargestWrite / segment, kMostSegments) * segment;
 }
 
 bool Driver::write(Endpoint& e, const uint8_t* data, uint32_t length, bool copy) {
@@ -566,6 +571,9 @@ void Driver::abort(Endpoint& e) {
   }
   e.was_reset = true;
   stats_.resets_sent++;
+  // The byte of a window probe was refused, and kernels believe only a RST with the exact number
+  // (RFC 5961 section 3).
+  if (e.pcb->persist_backoff > 0 && !e.pcb->unacked) e.pcb->snd_nxt = e.pcb->lastack;
   enter(e);
   tcp_abort(e.pcb);
   leave(e);

@@ -6,7 +6,7 @@ import { createLog, type Log } from '../log.ts';
 import { explainRefusal } from '../proxy/refusal.ts';
 import { redactUpstream } from '../proxy/upstream-url.ts';
 import { createStateDirectory, removeStateDirectory, type StateDirectory } from '../state/directory.ts';
-import { acquireLock } from '../state/lock.ts';
+import { acquireLockSoon } from '../state/lock.ts';
 import type { FlowEnds, FlowEvent } from '../tunstack/flow.ts';
 import { applierOf } from './apply.ts';
 import { requireNetAdmin } from './capability.ts';
@@ -41,7 +41,7 @@ type Ending = { readonly why: 'asked' } | { readonly why: 'broken'; readonly mes
 export async function runTunnel(launch: Launch, directory: StateDirectory, audience: Audience): Promise<ExitCode> {
   requireNetAdmin();
   createStateDirectory(directory);
-  const lock = acquireLock(directory.lockFile, `tunnel ${directory.name}`);
+  const lock = await acquireLockSoon(directory.lockFile, `tunnel ${directory.name}`);
   const daemon = new Daemon(launch, directory, audience);
   let isOrderly = true;
   try {
@@ -68,7 +68,7 @@ class Daemon {
   readonly #log: Log;
   readonly #host = openHost();
   readonly #tunnel: Tunnel;
-  readonly #incidents = new Incidents();
+  readonly #incidents: Incidents;
   readonly #starting = new AbortController();
   readonly #ended: Promise<Ending>;
   #end: (ending: Ending) => void = () => {};
@@ -84,6 +84,7 @@ class Daemon {
     this.#launch = launch;
     this.#directory = directory;
     this.#log = createLog(launch.config.verbose ? 'debug' : 'info');
+    this.#incidents = new Incidents((line) => this.#log.warn(line));
     this.#audience = audience;
     this.#ended = new Promise((resolve) => {
       this.#end = resolve;
@@ -179,24 +180,23 @@ class Daemon {
   }
 
   #onEvent(event: FlowEvent): void {
-    const more = event.suppressed > 0 ? ` (and ${event.suppressed} more like it)` : '';
     switch (event.kind) {
       case 'opened':
       case 'closed':
-        this.#log.debug(`${flowText(event)} ${event.kind}${more}`);
+        this.#log.debug(`${flowText(event)} ${event.kind}`);
         break;
       case 'refused': {
         const destination = endpointText(event.destinationAddress, event.destinationPort);
         const why = explainRefusal(event.reply, destination, this.#launch.config.upstream.credentials);
-        this.#incident(`${flowText(event)} refused: ${why}${more}`);
+        this.#incidents.add(`${flowText(event)} refused: ${why}`, event.suppressed);
         break;
       }
       case 'failed':
-        this.#incident(`${flowText(event)} failed: ${event.code}${more}`);
+        this.#incidents.add(`${flowText(event)} failed: ${event.code}`, event.suppressed);
         this.#followProxy();
         break;
       case 'notice':
-        this.#log.info(`engine: ${event.message}${more}`);
+        this.#log.info(`engine: ${event.message}`);
         break;
       case 'fatal':
         this.#break(new ProxyVpnError('E_ENGINE', `the engine ended: ${event.message} ${event.code}`));
@@ -204,16 +204,11 @@ class Daemon {
     }
   }
 
-  #incident(message: string): void {
-    this.#incidents.add(message);
-    this.#log.warn(message);
-  }
-
   #followProxy(): void {
     const now = performance.now();
     if (this.#launch.config.upstream.kind !== 'name' || now - this.#followedAt < FOLLOW_PROXY_MS) return;
     this.#followedAt = now;
-    this.#tunnel.followProxy().catch((error: unknown) => this.#incident(errorDocument(error).message));
+    this.#tunnel.followProxy().catch((error: unknown) => this.#incidents.add(errorDocument(error).message));
   }
 
   async #status(): Promise<StatusDocument> {

@@ -10,7 +10,7 @@ import {
   stateRoot,
 } from '../state/directory.ts';
 import { Journal } from '../state/journal.ts';
-import { acquireLock, type LockOwner, lockOwner, processStartTicks } from '../state/lock.ts';
+import { acquireLockSoon, type LockOwner, lockOwner, processStartTicks } from '../state/lock.ts';
 import { hasNetAdmin, requireNetAdmin } from './capability.ts';
 import type { DownOptions } from './cli.ts';
 import { askDaemon } from './control.ts';
@@ -111,7 +111,7 @@ async function byJournal(
   }
   requireNetAdmin();
   createStateDirectory(directory);
-  const lock = acquireLock(directory.lockFile, `tunnel ${name}`);
+  const lock = await acquireLockSoon(directory.lockFile, `tunnel ${name}`);
   try {
     const host = openHost();
     const journal = Journal.open<Op>(directory.journalFile, isKnownOp(host.appliers));

@@ -65,11 +65,13 @@ function rulesLeft(host: Host, scheme: Scheme): readonly Op[] {
 /** The op that made this rule. One that no op of ours makes is not found again by undo, and so stays. */
 function ruleOp(rule: Rule): RuleAddOp {
   const { family, priority, table, protocol, fwmark, fwmask, destination, uidRange, suppressPrefixLength } = rule;
+  const { action, gotoPriority } = rule;
   return {
     kind: 'rule.add',
     family,
     priority,
-    table,
+    ...(action === 'lookup' && { table }),
+    ...(gotoPriority !== undefined && { goto: gotoPriority }),
     protocol,
     invert: rule.isInverted,
     ...(fwmark !== undefined && { fwmark }),

@@ -115,48 +115,55 @@ function tableOf(family: Family, config: Config, scheme: Scheme): readonly Route
   return [all, ...around];
 }
 
-/** All exceptions before all rules that divert, so that an exception never comes too late. */
+/**
+ * All exceptions before all rules that divert, so that an exception never comes too late. `not fwmark M ipproto tcp`
+ * in one rule would be shorter, but `not` inverts the whole match and would divert UDP as well
+ * (fib_rule_match() in net/core/fib_rules.c).
+ */
 function rulesOf(
   config: Config,
   snapshot: Snapshot,
   scheme: Scheme,
   allowDns: readonly string[],
 ): readonly RuleAddOp[] {
-  const base = { kind: 'rule.add', protocol: ROUTE_PROTOCOL, ipProto: 'tcp' } as const;
   const { priority } = scheme;
+  const base = { kind: 'rule.add', protocol: ROUTE_PROTOCOL } as const;
+  const tcp = { ...base, ipProto: 'tcp' } as const;
   const each = (make: (family: Family) => readonly RuleAddOp[]): readonly RuleAddOp[] =>
     families(snapshot).flatMap(make);
+  const own = each((family) => [
+    { ...base, family, priority: priority.end },
+    { ...base, family, priority: priority.own, fwmark: scheme.fwmark, goto: priority.end },
+  ]);
   const dns = each((family) =>
     allowDns
       .filter((server) => familyOf(server) === family)
       .map((server) => ({
-        ...base,
+        ...tcp,
         family,
         priority: priority.dns,
         destination: `${server}/${family === 4 ? 32 : 128}`,
         dport: DNS_PORT,
-        table: TABLE_MAIN,
+        goto: priority.end,
       })),
   );
   const users = each((family) =>
     config.bypassUsers.map((uid) => ({
-      ...base,
+      ...tcp,
       family,
       priority: priority.bypassUser,
       uidRange: [uid, uid] as const,
-      table: TABLE_MAIN,
+      goto: priority.end,
     })),
   );
   // Only where the LAN is wanted: else DHCP option 121 could steal routes (TunnelVision).
   const lan = each((family) =>
     config.lan === 'allow'
-      ? [{ ...base, family, priority: priority.lan, table: TABLE_MAIN, suppressPrefixLength: 0 }]
+      ? [{ ...tcp, family, priority: priority.lan, table: TABLE_MAIN, suppressPrefixLength: 0 }]
       : [],
   );
-  const divert = each((family) => [
-    { ...base, family, priority: priority.divert, invert: true, fwmark: scheme.fwmark, table: scheme.table },
-  ]);
-  return [...dns, ...users, ...lan, ...divert];
+  const divert = each((family) => [{ ...tcp, family, priority: priority.divert, table: scheme.table }]);
+  return [...own, ...dns, ...users, ...lan, ...divert];
 }
 
 function policyOf(config: Config, snapshot: Snapshot, scheme: Scheme): FirewallPolicy {

@@ -34,9 +34,12 @@ const MOST_ATTEMPTS = 2;
 
 interface Session {
   readonly http: http2.ClientHttp2Session;
+  readonly socket: Duplex;
   inFlight: number;
   receivedAtMs: number;
   idleTimer: NodeJS.Timeout | undefined;
+  /** The server takes no more streams. */
+  isEnding: boolean;
 }
 
 /** An exchange that failed in a way that another connection may mend. */
@@ -83,7 +86,7 @@ export class DohUpstream implements Upstream {
 
   close(): void {
     this.#isClosed = true;
-    this.#session?.then(({ http }) => http.destroy()).catch(() => {});
+    this.#session?.then(endSession, () => {});
   }
 
   async #withRetries(body: Buffer, question: Question, deadlineMs: number): Promise<Buffer> {
@@ -124,12 +127,23 @@ export class DohUpstream implements Upstream {
       createConnection: () => socket,
       settings: { enablePush: false },
     });
-    const session: Session = { http, inFlight: 0, receivedAtMs: -Infinity, idleTimer: undefined };
+    const session: Session = {
+      http,
+      socket,
+      inFlight: 0,
+      receivedAtMs: -Infinity,
+      idleTimer: undefined,
+      isEnding: false,
+    };
     const opened = this.#session;
     // Every exchange hears of it by its own stream.
     http.on('error', () => {});
-    // GOAWAY: streams under way may finish, new ones need a new connection.
-    http.on('goaway', () => this.#drop(opened));
+    // Streams under way may finish, new ones need a new connection.
+    http.on('goaway', () => {
+      this.#drop(opened);
+      session.isEnding = true;
+      this.#watchIdle(session);
+    });
     http.on('close', () => {
       clearTimeout(session.idleTimer);
       this.#drop(opened);
@@ -145,7 +159,7 @@ export class DohUpstream implements Upstream {
   #watchIdle(session: Session): void {
     clearTimeout(session.idleTimer);
     if (session.inFlight > 0) return;
-    session.idleTimer = setTimeout(() => session.http.close(), this.#options.idleMs).unref();
+    session.idleTimer = setTimeout(() => endSession(session), session.isEnding ? 0 : this.#options.idleMs).unref();
   }
 
   async #exchange(session: Session, body: Buffer, question: Question, deadlineMs: number): Promise<Buffer> {
@@ -157,7 +171,7 @@ export class DohUpstream implements Upstream {
       const response = await within(readResponse(stream, session), deadlineMs);
       if (response === undefined) {
         // Nothing at all has come: the connection is dead, not this query alone.
-        if (session.receivedAtMs < startedAtMs) session.http.destroy();
+        if (session.receivedAtMs < startedAtMs) endSession(session);
         throw timedOut(this.#who(), this.#options.timeoutMs);
       }
       if (answersQuestion(response, question)) return response;
@@ -200,16 +214,24 @@ export class DohUpstream implements Upstream {
   }
 }
 
+/** node's http2 alone would wait for the server to close its side, for ever if need be. */
+function endSession({ http, socket }: Session): void {
+  http.destroy();
+  socket.destroy();
+}
+
 /** @throws Retryable when the connection or the stream ended; Error when the answer is none of RFC 8484 §4.2 */
 function readResponse(stream: http2.ClientHttp2Stream, session: Session): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let bytes = 0;
+    let hasHead = false;
     const hear = (): void => {
       session.receivedAtMs = performance.now();
     };
     stream.on('response', (headers) => {
       hear();
+      hasHead = true;
       const why = whyUnusable(headers[':status'], headers['content-type'] ?? '');
       if (why !== undefined) reject(new Error(why));
     });
@@ -219,10 +241,13 @@ function readResponse(stream: http2.ClientHttp2Stream, session: Session): Promis
       if (bytes <= MOST_TCP_BYTES) chunks.push(chunk);
       else reject(new Error(`its answer is longer than ${MOST_TCP_BYTES} bytes`));
     });
-    stream.on('end', () => resolve(Buffer.concat(chunks)));
     stream.on('error', (error) => reject(new Retryable(errorWord(error))));
-    // After an 'end' this says nothing new.
-    stream.on('close', () => reject(new Retryable('the connection was closed')));
+    // Not 'end': that comes also when the connection breaks, in the middle of an answer or before it.
+    stream.on('close', () => {
+      const isWhole = hasHead && stream.rstCode === http2.constants.NGHTTP2_NO_ERROR && !stream.aborted;
+      if (isWhole) resolve(Buffer.concat(chunks));
+      else reject(new Retryable('the connection was closed'));
+    });
   });
 }
 

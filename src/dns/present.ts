@@ -1,7 +1,7 @@
 /** A response as people and scripts read it, for `proxyvpn dns query` (pure). */
 import dnsPacket from 'dns-packet';
 import { isTruncated, rcodeOf } from './codec.ts';
-import { rcodeName } from './numbers.ts';
+import { rcodeName, typeName } from './numbers.ts';
 
 export interface PresentedRecord {
   readonly name: string;
@@ -40,15 +40,17 @@ export function recordLine({ name, type, ttl, data }: PresentedRecord): string {
 type ValueRecord = Exclude<dnsPacket.Answer, dnsPacket.OptAnswer>;
 
 function presentRecord(record: ValueRecord): PresentedRecord {
-  return { name: plain(record.name), type: record.type, ttl: record.ttl ?? 0, data: dataText(record) };
+  const unknown = /^UNKNOWN_(\d+)$/.exec(record.type)?.[1];
+  const type = unknown === undefined ? record.type : typeName(Number(unknown));
+  return { name: plain(record.name), type, ttl: record.ttl ?? 0, data: plain(dataText(record)) };
 }
 
 function dataText(record: ValueRecord): string {
   const data: unknown = record.data;
-  if (record.type === 'MX') return `${record.data.preference ?? 0} ${plain(record.data.exchange)}`;
+  if (record.type === 'MX') return `${record.data.preference ?? 0} ${record.data.exchange}`;
   if (record.type === 'SRV') {
     const { priority = 0, weight = 0, port, target } = record.data;
-    return `${priority} ${weight} ${port} ${plain(target)}`;
+    return `${priority} ${weight} ${port} ${target}`;
   }
   if (record.type === 'TXT') {
     return [record.data]
@@ -56,7 +58,7 @@ function dataText(record: ValueRecord): string {
       .map((part) => JSON.stringify(part.toString()))
       .join(' ');
   }
-  if (typeof data === 'string') return plain(data);
+  if (typeof data === 'string') return data;
   if (Buffer.isBuffer(data)) return `\\# ${data.length} ${data.toString('hex')}`;
   return JSON.stringify(data, (_, value: unknown) =>
     isBytes(value) ? Buffer.from(value.data).toString('hex') : value,
@@ -70,5 +72,5 @@ function isBytes(value: unknown): value is { readonly data: readonly number[] } 
 
 /** Names come from others: nothing in them may reach a terminal as it is. */
 function plain(text: string): string {
-  return text.replace(/[^\x21-\x7e]/g, '?');
+  return text.replace(/[^\x20-\x7e]/g, '?');
 }

@@ -33,7 +33,9 @@ export class TcpConnection<P extends Pending> {
   #nextId = randomInt(IDS);
   #idleTimer: NodeJS.Timeout | undefined;
   #receivedAtMs = -Infinity;
+  #isSuspect = false;
   #answered = 0;
+  #answeredAtMs = -Infinity;
   #ignored = 0;
   #why = 'the connection was closed';
   #isEnded = false;
@@ -72,6 +74,19 @@ export class TcpConnection<P extends Pending> {
   /** Whether anything came since then. @param sinceMs of performance.now() */
   hasHeardSince(sinceMs: number): boolean {
     return this.#receivedAtMs >= sinceMs;
+  }
+
+  hasAnsweredSince(sinceMs: number): boolean {
+    return this.#answeredAtMs >= sinceMs;
+  }
+
+  /** Bytes come, but no answers: it is given no more queries until one comes. */
+  get isSuspect(): boolean {
+    return this.#isSuspect;
+  }
+
+  suspect(): void {
+    this.#isSuspect = true;
   }
 
   send(pending: P): void {
@@ -119,6 +134,8 @@ export class TcpConnection<P extends Pending> {
     }
     this.#pending.delete(id);
     this.#answered++;
+    this.#answeredAtMs = this.#receivedAtMs;
+    this.#isSuspect = false;
     this.#watchIdle();
     this.#events.answered(pending, message);
   }

@@ -155,6 +155,7 @@ export class TcpUpstream implements Upstream {
       this.#watch(request, request.deadlineMs - now);
       return;
     }
+    if (!connection.isConnecting && !connection.hasAnsweredSince(sentAtMs)) connection.suspect();
     connection.forget(request);
     request.server = (request.server + 1) % servers.length;
     this.#attempt(request);
@@ -164,7 +165,9 @@ export class TcpUpstream implements Upstream {
     const { connect, connectionsPerServer, idleMs } = this.#options;
     const set = this.#connections.get(server) ?? new Set();
     this.#connections.set(server, set);
-    const usable = [...set].filter(({ isUsable }) => isUsable).sort((a, b) => a.pendingCount - b.pendingCount);
+    const usable = [...set]
+      .filter(({ isUsable, isSuspect }) => isUsable && !isSuspect)
+      .sort((a, b) => a.pendingCount - b.pendingCount);
     const [least] = usable;
     if (least !== undefined && (least.pendingCount < ENOUGH_PENDING || usable.length >= connectionsPerServer)) {
       return least;

@@ -22,14 +22,18 @@ export interface Scheme {
   /** Routing table that holds the default route into the TUN. */
   readonly table: number;
   readonly priority: {
-    /** `to DNS ipproto tcp dport 53 lookup main` */
+    /** `fwmark M goto END`: our own sockets pass over all of this */
+    readonly own: number;
+    /** `to DNS ipproto tcp dport 53 goto END` */
     readonly dns: number;
-    /** `uidrange U-U ipproto tcp lookup main` */
+    /** `uidrange U-U ipproto tcp goto END` */
     readonly bypassUser: number;
     /** `lookup main suppress_prefixlength 0`, only where the LAN is allowed */
     readonly lan: number;
-    /** `not fwmark M ipproto tcp lookup TABLE`: the rule that diverts */
+    /** `ipproto tcp lookup TABLE`: the rule that diverts */
     readonly divert: number;
+    /** `nop`: where the exceptions go on, so that rules of others behind ours still count for them */
+    readonly end: number;
   };
   readonly tun: string;
   /** RFC 2544 benchmark range: nobody's LAN. The source of every tunnelled connection. */
@@ -49,7 +53,7 @@ export function schemeFor(name: string, slot: number): Scheme {
     fwmark: 0x50560000 + slot, // "PV"
     exemptConnectionMark: 0x50560100 + slot,
     table: 52100 + slot,
-    priority: { dns: base + 1, bypassUser: base + 2, lan: base + 4, divert: base + 6 },
+    priority: { own: base, dns: base + 1, bypassUser: base + 2, lan: base + 4, divert: base + 6, end: base + 8 },
     tun: `pvpn${slot}`,
     tunAddress4: `198.18.0.${slot + 1}`,
     tunAddress6: `fd70:7670:6e00::${(slot + 1).toString(16)}`,

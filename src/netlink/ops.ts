@@ -63,7 +63,10 @@ export interface RuleAddOp {
   readonly kind: 'rule.add';
   readonly family: Family;
   readonly priority: number;
-  readonly table: number;
+  /** To look up. Without `table` and `goto` the rule does nothing: a target for `goto`. */
+  readonly table?: number;
+  /** Priority of the rule to go on with; it must be higher. */
+  readonly goto?: number;
   /** FRA_PROTOCOL */
   readonly protocol: number;
   readonly invert?: boolean;
@@ -288,7 +291,9 @@ function ruleOf(op: RuleAddOp): Rule {
     ...ANY_RULE,
     family: op.family,
     priority: op.priority,
-    table: op.table,
+    action: op.goto !== undefined ? 'goto' : op.table !== undefined ? 'lookup' : 'nop',
+    table: op.table ?? 0,
+    gotoPriority: op.goto,
     protocol: op.protocol,
     isInverted: op.invert ?? false,
     destination: op.destination && canonicalDestination(op.destination),

@@ -5,6 +5,7 @@
  * still holds the lock; whoever opened the old inode meanwhile notices that the path leads elsewhere and opens again.
  */
 import fs from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
 import { native } from '../native.ts';
@@ -48,6 +49,44 @@ export function acquireLock(file: string, what: string, flock: Flock = (fd) => n
     }
     fs.closeSync(fd); // The last owner unlinked it between our open and our flock.
   }
+}
+
+const DYING_POLL_MS = 20;
+const DYING_PATIENCE_MS = 5000;
+
+/**
+ * Like `acquireLock`, but an owner that was killed and has not quite ended is waited for: `up` right after SIGKILL
+ * is no second tunnel.
+ * @throws ProxyVpnError E_LOCKED (exit code 4), E_STATE_WRITE
+ */
+export async function acquireLockSoon(file: string, what: string): Promise<Lock> {
+  for (let waitedMs = 0; ; waitedMs += DYING_POLL_MS) {
+    try {
+      return acquireLock(file, what);
+    } catch (error) {
+      const isLocked = error instanceof ProxyVpnError && error.code === 'E_LOCKED';
+      if (!isLocked || waitedMs >= DYING_PATIENCE_MS || !isOwnerEnding(file)) throw error;
+    }
+    await delay(DYING_POLL_MS);
+  }
+}
+
+/** Whether the process that wrote the lock file is gone, a zombie, or has a SIGKILL coming. */
+function isOwnerEnding(file: string): boolean {
+  try {
+    const { pid } = ownerSchema.parse(JSON.parse(fs.readFileSync(file, 'utf8')));
+    return isEnding(fs.readFileSync(`/proc/${pid}/status`, 'latin1'));
+  } catch {
+    return true; // No file, or no process: whoever it was has ended, or is about to write its name.
+  }
+}
+
+/** @param status content of /proc/PID/status, proc(5) */
+export function isEnding(status: string): boolean {
+  const isZombie = /^State:\s+[ZX]/m.test(status);
+  const pending = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`));
+  const SIGKILL_BIT = 1n << 8n;
+  return isZombie || pending.some((mask) => (mask & SIGKILL_BIT) !== 0n);
 }
 
 /**

@@ -48,10 +48,12 @@ uint32_t AppTcp::offered_window() {
   uint8_t shift = options_.window_scale && peer_shift_ != 0xff ? *options_.window_scale : 0;
   uint32_t space = options_.window > unread_ ? options_.window - unread_ : 0;
   if (before(rcv_nxt_ + space, right_edge_)) space = right_edge_ - rcv_nxt_;
+  // Rounded up while all is read, so that a window below the unit is not none; else down, so that it
+  // does not creep.
   uint32_t unit = 1u << shift;
-  space = std::min((space + unit - 1) / unit, 65535u) * unit;
-  if (before(right_edge_, rcv_nxt_ + space)) right_edge_ = rcv_nxt_ + space;
-  return space >> shift;
+  uint32_t field = std::min((space + (unread_ == 0 ? unit - 1 : 0)) >> shift, 65535u);
+  if (before(right_edge_, rcv_nxt_ + (field << shift))) right_edge_ = rcv_nxt_ + (field << shift);
+  return field;
 }
 
 void AppTcp::transmit_segment(uint8_t flags, uint32_t seq, std::span<const uint8_t> payload) {

@@ -29,7 +29,7 @@ engine::Options LabOptions::default_engine_options() {
   return o;
 }
 
-Lab::Lab(LabOptions options) : options_(std::move(options)) {
+Lab::Lab(LabOptions options) : options_(std::move(options)), now_ms_(options_.start_ms) {
   proxy.how = options_.dial;
   apps.set_now(now_ms_);
   auto created = engine::Engine::create(std::make_unique<MemoryDevice>(wire),
@@ -68,10 +68,14 @@ void Lab::advance(uint64_t ms) {
   for (uint64_t left = ms; left > 0;) {
     uint64_t step = std::min(left, kStepMs);
     left -= step;
-    now_ms_ += step;
-    apps.set_now(now_ms_);
-    settle();
+    skip(step);
   }
+}
+
+void Lab::skip(uint64_t ms) {
+  now_ms_ += ms;
+  apps.set_now(now_ms_);
+  settle();
 }
 
 ProxyEnd* Lab::proxy_of(const AppTcp& app) {

@@ -13,6 +13,7 @@ namespace lab {
 struct LabOptions {
   engine::Options engine = default_engine_options();
   Dial dial = Dial::kPair;
+  uint64_t start_ms = 1'000'000;
   static engine::Options default_engine_options();
 };
 
@@ -50,6 +51,8 @@ class Lab {
   void settle();
   /// Moves the clock in steps of at most kStepMs, settling at each.
   void advance(uint64_t ms);
+  /// Moves the clock in one step, as a suspend does.
+  void skip(uint64_t ms);
   /// Advances until `holds()`, at most `limit_ms`. @return whether it came to hold
   template <class F>
   bool until(F holds, uint64_t limit_ms = 30'000) {
@@ -95,7 +98,7 @@ class Lab {
  private:
   LabOptions options_;
   std::unique_ptr<engine::Engine> engine_;
-  uint64_t now_ms_ = 1'000'000;
+  uint64_t now_ms_;
 };
 
 }  // namespace lab

@@ -148,10 +148,13 @@ export interface FilterSign {
   readonly isInForce: (listed: string) => boolean;
 }
 
-/** The one nftables table: all or nothing. */
+/**
+ * The one nftables table: all or nothing. Its chains are asked for, not the list of tables: that shows for an
+ * instant also a table that is only checked (nft -c) and then thrown away.
+ */
 export const NFT_FILTER: FilterSign = {
-  listing: ['nft', 'list', 'tables'],
-  isInForce: (listed) => listed.includes('table inet proxyvpn'),
+  listing: ['nft', 'list', 'table', 'inet', 'proxyvpn'],
+  isInForce: (listed) => listed.match(/policy drop/g)?.length === 3,
 };
 
 /** The iptables chains of both families, loaded one table after the other: in force when the last jump is there. */

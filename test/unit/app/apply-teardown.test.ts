@@ -11,10 +11,13 @@ const START = ['theirs', 'shared'];
 /** `shared` is there already: undo must leave it. */
 const OPS = lineOps('firewall', 'tun', 'shared', 'address', 'route', 'rule');
 
+/** Hundreds of fsync(2) on a disk would make a slow test. */
+const MEMORY = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
+
 let directory = '';
 let file = '';
 beforeEach(() => {
-  directory = fs.mkdtempSync(path.join(os.tmpdir(), 'apply-'));
+  directory = fs.mkdtempSync(path.join(MEMORY, 'apply-'));
   file = path.join(directory, 'journal');
 });
 afterEach(() => fs.rmSync(directory, { recursive: true }));

@@ -27,10 +27,14 @@ describe('the plan', () => {
       ip -6 route add default dev pvpn0 table 52100 proto 210 congctl reno
       nft -f -
       -- engine --
-      ip rule add priority 5201 to 10.0.0.53/32 ipproto tcp dport 53 lookup main protocol 210
-      ip -6 rule add priority 5201 to fd00::53/128 ipproto tcp dport 53 lookup main protocol 210
-      ip rule add priority 5206 not fwmark 0x50560000/0xffffffff ipproto tcp lookup 52100 protocol 210
-      ip -6 rule add priority 5206 not fwmark 0x50560000/0xffffffff ipproto tcp lookup 52100 protocol 210"
+      ip rule add priority 5208 nop protocol 210
+      ip rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip -6 rule add priority 5208 nop protocol 210
+      ip -6 rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip rule add priority 5201 to 10.0.0.53/32 ipproto tcp dport 53 goto 5208 protocol 210
+      ip -6 rule add priority 5201 to fd00::53/128 ipproto tcp dport 53 goto 5208 protocol 210
+      ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
+      ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
     `);
   });
 
@@ -57,15 +61,19 @@ describe('the plan', () => {
       ip -6 route add throw 2001:db8::/32 table 52100 proto 210
       nft -f -
       -- engine --
-      ip rule add priority 5201 to 10.0.0.54/32 ipproto tcp dport 53 lookup main protocol 210
-      ip rule add priority 5202 uidrange 34-34 ipproto tcp lookup main protocol 210
-      ip rule add priority 5202 uidrange 1001-1001 ipproto tcp lookup main protocol 210
-      ip -6 rule add priority 5202 uidrange 34-34 ipproto tcp lookup main protocol 210
-      ip -6 rule add priority 5202 uidrange 1001-1001 ipproto tcp lookup main protocol 210
+      ip rule add priority 5208 nop protocol 210
+      ip rule add priority 5200 fwmark 0x77/0xffffffff goto 5208 protocol 210
+      ip -6 rule add priority 5208 nop protocol 210
+      ip -6 rule add priority 5200 fwmark 0x77/0xffffffff goto 5208 protocol 210
+      ip rule add priority 5201 to 10.0.0.54/32 ipproto tcp dport 53 goto 5208 protocol 210
+      ip rule add priority 5202 uidrange 34-34 ipproto tcp goto 5208 protocol 210
+      ip rule add priority 5202 uidrange 1001-1001 ipproto tcp goto 5208 protocol 210
+      ip -6 rule add priority 5202 uidrange 34-34 ipproto tcp goto 5208 protocol 210
+      ip -6 rule add priority 5202 uidrange 1001-1001 ipproto tcp goto 5208 protocol 210
       ip rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
       ip -6 rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
-      ip rule add priority 5206 not fwmark 0x77/0xffffffff ipproto tcp lookup 52100 protocol 210
-      ip -6 rule add priority 5206 not fwmark 0x77/0xffffffff ipproto tcp lookup 52100 protocol 210"
+      ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
+      ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
     `);
   });
 
@@ -101,13 +109,13 @@ describe('the plan', () => {
   test('--ipv6 off refuses IPv6 instead of letting it pass', () => {
     const text = lines(['--ipv6', 'off']);
     expect(text).toContain('ip -6 route add unreachable default table 52100');
-    expect(text).toContain('ip -6 rule add priority 5206 not fwmark');
+    expect(text).toContain('ip -6 rule add priority 5206 ipproto tcp lookup 52100');
     expect(text).not.toContain('ip -6 address');
   });
 
   test('another slot has numbers of its own', () => {
     const text = lines(['--name', 'work'], { slot: 3 });
-    expect(text).toContain('rule add priority 5236 not fwmark 0x50560003/0xffffffff ipproto tcp lookup 52103');
+    expect(text).toContain('rule add priority 5236 ipproto tcp lookup 52103');
     expect(text).toContain('pvpn3');
   });
 

@@ -7,13 +7,22 @@ import { createStateDirectory, type StateDirectory, stateDirectory } from '../..
 import { FakeKernel, PROXY_REFUSES } from './fake-kernel.ts';
 import { configFor } from './sample.ts';
 
+/** Hundreds of fsync(2) on a disk would make a slow test. */
+const MEMORY = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
+
 let directory: StateDirectory;
 let kernel = new FakeKernel();
 let start = '';
 let warnings: string[] = [];
+function freshDirectory(): StateDirectory {
+  const root = { path: fs.mkdtempSync(path.join(MEMORY, 'tunnel-')), isOurs: false };
+  const fresh = stateDirectory('default', root);
+  createStateDirectory(fresh);
+  return fresh;
+}
+
 beforeEach(() => {
-  directory = stateDirectory('default', { path: fs.mkdtempSync(path.join(os.tmpdir(), 'tunnel-')), isOurs: false });
-  createStateDirectory(directory);
+  directory = freshDirectory();
   kernel = new FakeKernel();
   start = kernel.text;
   warnings = [];
@@ -35,19 +44,17 @@ function tunnelWith(...argv: readonly string[]): Tunnel {
 
 const never = new AbortController().signal;
 const stateFiles = (): readonly string[] => fs.readdirSync(directory.root.path, { recursive: true, encoding: 'utf8' });
-/** How many changes a whole `up` makes, self-tests and engine included. */
+/** How many changes a whole `up` makes on a fresh host, self-tests and engine included. */
 async function changesOfUp(...argv: readonly string[]): Promise<number> {
-  const other = new FakeKernel();
-  const mine = kernel;
-  kernel = other;
+  const [ours, oursToo] = [kernel, directory];
+  kernel = new FakeKernel();
+  directory = freshDirectory();
   let count = 0;
-  other.onChange = () => count++;
-  const tunnel = tunnelWith(...argv);
-  await tunnel.bringUp(never);
-  const changes = count;
-  await tunnel.takeDown();
-  kernel = mine;
-  return changes;
+  kernel.onChange = () => count++;
+  await tunnelWith(...argv).bringUp(never);
+  fs.rmSync(directory.root.path, { recursive: true });
+  [kernel, directory] = [ours, oursToo];
+  return count;
 }
 
 test('up and down leave the host and the state directory as they were', async () => {

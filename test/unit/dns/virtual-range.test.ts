@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { DEFAULT_RANGE_4, DEFAULT_RANGE_6, TUNNEL_PREFIXES, VirtualRange } from '../../../src/dns/virtual-range.ts';
+import { DEFAULT_RANGE_4, DEFAULT_RANGE_6, VirtualRange } from '../../../src/dns/virtual-range.ts';
 import { addressBytes, parsePrefix, prefixText } from '../../../src/ip.ts';
 import { schemeFor } from '../../../src/mark/scheme.ts';
 import { HEALTH } from '../../../src/tunstack/engine.ts';
@@ -11,13 +11,13 @@ describe('the default range', () => {
   it('has an address of each family for every number, and finds the number again', () => {
     expect(range.slots).toBe(2 ** 17 - 2 * 256 - 1);
     const seen = new Set<string>();
+    const wrong: number[] = [];
     for (let slot = 0; slot < range.slots; slot++) {
-      const address = range.address4(slot);
-      seen.add(address);
-      expect(range.slotOf(range.bytes4(slot))).toBe(slot);
-      expect(range.slotOf(range.bytes6(slot))).toBe(slot);
+      seen.add(range.address4(slot));
+      const isFound = range.slotOf(range.bytes4(slot)) === slot && range.slotOf(range.bytes6(slot)) === slot;
+      if (!isFound) wrong.push(slot);
     }
-    expect(seen.size).toBe(range.slots);
+    expect([seen.size, wrong]).toEqual([range.slots, []]);
   });
 
   it('begins and ends where it should', () => {
@@ -29,19 +29,12 @@ describe('the default range', () => {
   });
 
   it("never gives out the tunnel's own addresses", () => {
-    const own = [HEALTH.address4, HEALTH.address6];
+    const own: string[] = [HEALTH.address4, HEALTH.address6];
     for (let slot = 0; slot < 16; slot++) {
       const { tunAddress4, tunAddress6 } = schemeFor('default', slot);
       own.push(tunAddress4, tunAddress6);
     }
-    for (const address of own) {
-      expect(slotOf(address)).toBeUndefined();
-      expect(
-        TUNNEL_PREFIXES.some(
-          (prefix) => new VirtualRange(prefix, DEFAULT_RANGE_6).covers(addressBytes(address)) || prefix.family === 6,
-        ),
-      ).toBe(true);
-    }
+    for (const address of own) expect(slotOf(address)).toBeUndefined();
     expect(slotOf('198.18.254.255')).toBe((slotOf('198.19.0.0') ?? 0) - 1);
   });
 
@@ -76,7 +69,7 @@ it.each([
   ['10.64.0.0/16', 'fd00::/48', 65_534],
   ['10.0.0.0/24', 'fd00:1:2:3::/64', 254],
   ['10.0.0.0/8', 'fd00:0:0:1::/112', 65_535],
-  ['198.18.0.0/16', 'fd00::/64', 65_536 - 512 - 1],
+  ['198.18.0.0/16', 'fd00::/64', 65_536 - 512],
   ['198.18.0.0/24', 'fd00::/64', 0],
   ['198.18.255.0/24', 'fd00::/64', 0],
 ])('%s with %s has %i numbers, each its own addresses', (v4, v6, slots) => {

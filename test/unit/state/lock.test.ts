@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { acquireLock, lockOwner, processStartTicks, startTicksOf } from '../../../src/state/lock.ts';
+import { acquireLock, isEnding, lockOwner, processStartTicks, startTicksOf } from '../../../src/state/lock.ts';
 import { temporaryDirectory } from './temporary-directory.ts';
 
 /** The real flock(2): a lock belongs to the open file, which flock(1) shares with us. */
@@ -116,5 +116,19 @@ describe('the start time of a process', () => {
   it('is known of this process and of none that does not exist', () => {
     expect(processStartTicks(process.pid)).toBeGreaterThan(0);
     expect(processStartTicks(2 ** 22 + 1)).toBeUndefined();
+  });
+});
+
+describe('an owner that is ending', () => {
+  const status = (state: string, pending: string, shared: string) =>
+    `Name:\tnode\nState:\t${state}\nSigQ:\t0/1\nSigPnd:\t${pending}\nShdPnd:\t${shared}\nSigBlk:\t0000000000000100\n`;
+  const NONE = '0000000000000000';
+  const SIGKILL = '0000000000000100';
+
+  it('is a zombie, or has a SIGKILL coming', () => {
+    expect(isEnding(status('Z (zombie)', NONE, NONE))).toBe(true);
+    expect(isEnding(status('S (sleeping)', SIGKILL, NONE))).toBe(true);
+    expect(isEnding(status('R (running)', NONE, SIGKILL))).toBe(true);
+    expect(isEnding(status('S (sleeping)', NONE, '0000000000004000'))).toBe(false);
   });
 });

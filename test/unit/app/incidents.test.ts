@@ -1,0 +1,48 @@
+import { expect, test } from 'vitest';
+import { Incidents } from '../../../src/app/incidents.ts';
+
+function incidentsAt(clock: { ms: number }): { incidents: Incidents; lines: string[] } {
+  const lines: string[] = [];
+  return {
+    incidents: new Incidents(
+      (line) => lines.push(line),
+      () => new Date(clock.ms),
+    ),
+    lines,
+  };
+}
+
+test('the latest ten are kept, oldest first', () => {
+  const { incidents } = incidentsAt({ ms: 0 });
+  for (let i = 0; i < 25; i++) incidents.add(`e${i}`);
+  expect(incidents.latest).toHaveLength(10);
+  expect(incidents.latest[0]).toEqual({ at: '1970-01-01T00:00:00.000Z', message: 'e15' });
+});
+
+test('a flood makes few lines, and the next one tells how many were left out', () => {
+  const clock = { ms: 0 };
+  const { incidents, lines } = incidentsAt(clock);
+  for (let i = 0; i < 1000; i++) incidents.add('refused');
+  expect(lines).toHaveLength(30);
+  clock.ms += 2000;
+  incidents.add('refused');
+  expect(lines).toHaveLength(31);
+  expect(lines.at(-1)).toBe('refused (and 970 more since the last line)');
+});
+
+test('what the engine left out counts as well', () => {
+  const { incidents, lines } = incidentsAt({ ms: 0 });
+  incidents.add('failed', 7);
+  expect(lines).toEqual(['failed (and 7 more since the last line)']);
+});
+
+test('a day of flood stays small', () => {
+  const clock = { ms: 0 };
+  const { incidents, lines } = incidentsAt(clock);
+  for (let second = 0; second < 86_400; second++) {
+    clock.ms += 1000;
+    incidents.add('refused');
+    incidents.add('refused');
+  }
+  expect(lines.length).toBeLessThan(45_000);
+});
