@@ -143,11 +143,11 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
       rules: [
         ...both(
           `from the tunnel: ${why}`,
-          ({ ip, family }) => `iifname ${tun} ${ip} daddr ${tunAddress(policy, family)} notrack`,
+          ({ ip, family }) => `iifname ${tun} ${ip} daddr ${tunAddress(policy, family)} notrack accept`,
         ),
         ...both(
           `from a proxy: ${why}`,
-          ({ ip, family }) => `iifname != ${tun} ${ip} saddr . tcp sport @proxies${family} notrack`,
+          ({ ip, family }) => `iifname != ${tun} ${ip} saddr . tcp sport @proxies${family} notrack accept`,
         ),
       ],
     },
@@ -155,10 +155,10 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
       name: 'raw_output',
       hook: hook('output'),
       rules: [
-        ...both(`into the tunnel: ${why}`, ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack`),
+        ...both(`into the tunnel: ${why}`, ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack accept`),
         ...both(
           `to a proxy: ${why}`,
-          ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} notrack`,
+          ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} notrack accept`,
         ),
       ],
     },
