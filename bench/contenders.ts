@@ -45,18 +45,20 @@ const Status = z.object({
 export type Status = z.infer<typeof Status>;
 
 export interface RunningProxyvpn extends Running {
+  readonly stateDirectory: string;
   status(): Promise<Status>;
 }
 
 /** `up`, which must succeed. @param upArguments behind `up --proxy ...` */
 export async function startProxyvpn({ app }: Network, upArguments: readonly string[]): Promise<RunningProxyvpn> {
-  const env = { PROXYVPN_STATE_DIR: `/run/bench-state/${app.name}` };
+  const stateDirectory = `/run/bench-state/${app.name}`;
+  const env = { PROXYVPN_STATE_DIR: stateDirectory };
   const cli = async (...args: readonly string[]): Promise<Ran> =>
     succeeded(await app.run([PROXYVPN, ...args], { env }), args.join(' '));
   await cli('up', '--proxy', `${PROXY_ADDRESS}:${PROXY_PORT}`, ...upArguments);
   const status = async (): Promise<Status> => Status.parse(JSON.parse((await cli('status', '--json')).stdout));
   const { pid } = await status();
-  return { pids: [pid], loadArguments: [], status, stop: async () => void (await cli('down')) };
+  return { pids: [pid], loadArguments: [], stateDirectory, status, stop: async () => void (await cli('down')) };
 }
 
 /** The real thing. */

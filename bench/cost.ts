@@ -74,6 +74,15 @@ export function openDescriptors(pids: readonly number[]): number {
   return count;
 }
 
+/** Of all files below the directory, which is often in memory itself (/run). */
+export function directoryBytes(directory: string): number {
+  const files = fs.readdirSync(directory, { recursive: true, encoding: 'utf8' });
+  return files.reduce((sum, file) => {
+    const stat = fs.lstatSync(`${directory}/${file}`, { throwIfNoEntry: false });
+    return sum + (stat?.isFile() ? stat.size : 0);
+  }, 0);
+}
+
 /** `name state kernel-function` of each thread: what a process that does not answer is doing, proc_pid_stat(5). */
 export function threadStates(pids: readonly number[]): readonly string[] {
   return pids.flatMap((pid) => {

@@ -7,6 +7,8 @@ export interface Rest {
   readonly anonymousBytes: number;
   readonly residentBytes: number;
   readonly descriptors: number;
+  /** Of the files in the state directory: log, journal. */
+  readonly stateBytes: number;
   /** Flows, buffered bytes and TCP states that should be gone; empty when all is well. */
   readonly leftovers: readonly string[];
 }
@@ -16,6 +18,8 @@ export interface Rest {
  * go; what leaks does so with every flow, and one byte for each of the millions of a soak is more than this.
  */
 export const GROWTH_LIMIT_BYTES = 4 * 1024 * 1024;
+/** Of the files in the state directory. */
+export const STATE_GROWTH_LIMIT_BYTES = 256 * 1024;
 const WARM_UP_S = 60;
 
 export interface Growth {
@@ -23,6 +27,7 @@ export interface Growth {
   readonly judged: readonly Rest[];
   readonly anonymousBytes: number;
   readonly descriptors: number;
+  readonly stateBytes: number;
   /** One sentence each; empty: nothing grew. */
   readonly complaints: readonly string[];
 }
@@ -34,8 +39,8 @@ function median(values: readonly number[]): number {
 
 /**
  * Compares medians of the first and of the last third of the rests after the first minute (of all rests, where
- * fewer than two came later). Anonymous memory may grow by GROWTH_LIMIT_BYTES, descriptors not at all; leftovers
- * are a failure at every rest.
+ * fewer than two came later). Anonymous memory may grow by GROWTH_LIMIT_BYTES, the state directory by
+ * STATE_GROWTH_LIMIT_BYTES, descriptors not at all; leftovers are a failure at every rest.
  */
 export function growthOf(rests: readonly Rest[]): Growth {
   const late = rests.filter(({ atS }) => atS >= WARM_UP_S);
@@ -45,11 +50,13 @@ export function growthOf(rests: readonly Rest[]): Growth {
     median(judged.slice(-third).map(value)) - median(judged.slice(0, third).map(value));
   const anonymousBytes = difference((rest) => rest.anonymousBytes);
   const descriptors = difference((rest) => rest.descriptors);
+  const stateBytes = difference((rest) => rest.stateBytes);
   const complaints = [
     ...(judged.length < 2 ? ['fewer than two rests: nothing can be compared'] : []),
     ...(anonymousBytes > GROWTH_LIMIT_BYTES ? [`anonymous memory grew by ${anonymousBytes} bytes`] : []),
     ...(descriptors > 0 ? [`descriptors grew by ${descriptors}`] : []),
+    ...(stateBytes > STATE_GROWTH_LIMIT_BYTES ? [`the state directory grew by ${stateBytes} bytes`] : []),
     ...rests.flatMap(({ atS, leftovers }) => leftovers.map((what) => `at rest after ${Math.round(atS)} s: ${what}`)),
   ];
-  return { judged, anonymousBytes, descriptors, complaints };
+  return { judged, anonymousBytes, descriptors, stateBytes, complaints };
 }

@@ -1,5 +1,5 @@
 /** A soak as text: how the tunnel stood at its rests, what was done to it, and the verdict (pure). */
-import { GROWTH_LIMIT_BYTES, type Growth, type Rest } from './growth.ts';
+import { GROWTH_LIMIT_BYTES, type Growth, type Rest, STATE_GROWTH_LIMIT_BYTES } from './growth.ts';
 import type { Machine } from './machine.ts';
 import type { Tally } from './soak-load.ts';
 import { markdownTable, numberText } from './table.ts';
@@ -49,7 +49,8 @@ export function soakReport({ machine, minutes, soak, growth }: SoakResult): {
     `- run: ${machine.startedAt}, ${numberText(minutes)} minutes, commit ${machine.commit}, ${machine.cpu}, Linux ${machine.kernel}`,
     `- growth between the first and the last third of ${growth.judged.length} rests: ` +
       `${numberText(growth.anonymousBytes / 1024)} KiB of anonymous memory (limit ${GROWTH_LIMIT_BYTES / 1024}), ` +
-      `${growth.descriptors} descriptors (limit 0)`,
+      `${growth.descriptors} descriptors (limit 0), ` +
+      `${numberText(growth.stateBytes / 1024)} KiB of state directory (limit ${STATE_GROWTH_LIMIT_BYTES / 1024})`,
     `- verdict: ${isGood ? '**no growth, no failed flow**' : `**${complaints.length} complaints**`}`,
     ...(shown.length > 0 ? [`\n${shown.join('\n')}`] : []),
     `\n${restTable(soak.sampled)}`,

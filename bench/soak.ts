@@ -5,7 +5,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { until } from '../test/netns/process.ts';
 import { type RunningProxyvpn, type Status, startProxyvpn } from './contenders.ts';
-import { memoryBytes, openDescriptors, processTree, threadStates } from './cost.ts';
+import { directoryBytes, memoryBytes, openDescriptors, processTree, threadStates } from './cost.ts';
 import { type Growth, growthOf, type Rest } from './growth.ts';
 import { describeMachine } from './machine.ts';
 import { makeNetwork, type Network, refuseOnHost } from './network.ts';
@@ -107,6 +107,7 @@ class Soak {
       residentBytes: sampled.residentBytes,
       // No other connection to the daemon's control socket is open now.
       descriptors: Math.min(sampled.descriptors, openDescriptors(pids)),
+      stateBytes: directoryBytes(this.#tunnel.stateDirectory),
       leftovers: [...leftovers, ...problems],
     });
     console.error(`soak: ${Math.round(this.elapsedS)} s, rest ${this.rests.length}: ${this.#brief()}`);

@@ -38,8 +38,9 @@ done
 [ "$(id -u)" = 0 ] || die 'installing needs root' 'sudo ./scripts/install.sh'
 
 readonly manifest=$prefix/lib/proxyvpn/manifest
-stage='' && placed=()
-made_group='' made_user=''
+stage=''
+# For the manifest, and for undoing a failed installation.
+installed=() placed_anew=() made_directories=() made_group='' made_user=''
 
 # Whoever can write to a directory of the path chooses what the service runs.
 require_roots_own() {
@@ -99,9 +100,17 @@ build() {
   fi
 }
 
+# make_directory PATH: with all that is missing above it.
+make_directory() {
+  [ ! -d "$1" ] || return 0
+  make_directory "$(dirname "$1")"
+  mkdir -m 755 -- "$1"
+  made_directories+=("$1")
+}
+
 # Into $stage/tree, root's own. The checkout is read by its owner only: a link in it leads to nothing that he cannot read.
 make_stage() {
-  mkdir -p "$prefix/lib/proxyvpn"
+  make_directory "$prefix/lib/proxyvpn"
   stage=$(mktemp -d "$prefix/lib/proxyvpn/.stage-XXXXXX")
   mkdir "$stage/tree"
   # shellcheck disable=SC2016
@@ -149,8 +158,9 @@ place_launcher() {
 place() {
   local target=${1#"$stage/tree"}
   [ ! -d "$target" ] || die "$target is a directory"
-  mkdir -p "$(dirname "$target")"
-  [ -e "$target" ] || placed+=("$target")
+  make_directory "$(dirname "$target")"
+  [ -e "$target" ] || placed_anew+=("$target")
+  installed+=("$target")
   mv -fT -- "$1" "$target.new"
   mv -fT -- "$target.new" "$target"
 }
@@ -164,20 +174,11 @@ try_launcher() {
     die 'the installed proxyvpn does not start (see above)'
 }
 
-# Every directory that the installation will make, deepest last.
-missing_directories() {
-  local path
-  {
-    echo /etc/proxyvpn
-    find "$stage/tree" -mindepth 1 -type d -printf '/%P\n'
-  } | sort -u | while IFS= read -r path; do [ -e "$path" ] || echo "$path"; done
-}
-
 # Its lines are `file PATH`, `directory PATH`, `user NAME` and `group NAME`. What an earlier installation made stays ours.
 write_manifest() {
   {
-    find "$stage/tree" -type f -printf 'file /%P\n'
-    missing_directories | sed 's/^/directory /'
+    printf 'file %s\n' "${installed[@]}"
+    [ ${#made_directories[@]} = 0 ] || printf 'directory %s\n' "${made_directories[@]}"
     [ -z "$made_group" ] || echo "group $made_group"
     [ -z "$made_user" ] || echo "user $made_user"
     grep -sE '^(directory|group|user) ' "$manifest" || true
@@ -193,13 +194,16 @@ remove_outdated() {
     while read -r outdated; do run rm -f -- "$outdated"; done
 }
 
-undo() {
-  local status=$?
-  if [ $status != 0 ] && [ ${#placed[@]} -gt 0 ]; then rm -f -- "${placed[@]}"; fi
-  if [ $status != 0 ] && [ -n "$made_user" ]; then userdel "$made_user"; fi
-  if [ $status != 0 ] && [ -n "$made_group" ]; then groupdel "$made_group" 2>/dev/null || true; fi
+tidy_up() {
+  local status=$? i
   [ -z "$stage" ] || rm -rf -- "$stage"
-  rmdir --ignore-fail-on-non-empty "$prefix/lib/proxyvpn" 2>/dev/null || true
+  [ $status != 0 ] || return 0
+  [ ${#placed_anew[@]} = 0 ] || rm -f -- "${placed_anew[@]}"
+  for ((i = ${#made_directories[@]} - 1; i >= 0; i--)); do
+    rmdir --ignore-fail-on-non-empty -- "${made_directories[i]}"
+  done
+  [ -z "$made_user" ] || userdel "$made_user"
+  [ -z "$made_group" ] || groupdel "$made_group" 2>/dev/null || true
 }
 
 require_roots_own "$prefix"
@@ -207,19 +211,24 @@ require_tools
 find_node
 check_node
 build
-trap undo EXIT
+trap tidy_up EXIT
 make_stage
 make_accounts
 let_service_run
-write_manifest
 while IFS= read -r -d '' file; do
   place "$file"
 done < <(find "$stage/tree" -type f ! -path "$stage/tree$prefix/bin/proxyvpn" -print0)
 place_launcher
 try_launcher
+# Configurations may hold the proxy's password.
+if [ ! -d /etc/proxyvpn ]; then
+  make_directory /etc/proxyvpn
+  chown "root:$SERVICE_USER" /etc/proxyvpn
+  chmod 750 /etc/proxyvpn
+fi
+write_manifest
 remove_outdated
 mv -f -- "$stage/manifest" "$manifest"
-[ -d /etc/proxyvpn ] || install -d -m 750 -g "$SERVICE_USER" /etc/proxyvpn
 if [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
 
 title 'installed'

@@ -5,7 +5,7 @@
 PACKAGES='
 build      | g++                    | g++
 build      | make                   | make
-build      | python3                | python3
+build      | python:shlex           | python3
 build      | xz                     | xz-utils
 demo       | ip                     | iproute2
 demo       | nft                    | nftables
@@ -21,6 +21,9 @@ native     | clang:fuzzer           | libclang-rt-dev
 privileged | iptables-restore       | iptables
 privileged | ip6tables-restore      | iptables
 privileged | setcap                 | libcap2-bin
+privileged | dpkg-shlibdeps         | dpkg-dev
+privileged | adduser                | adduser
+privileged | lintian                | lintian
 privileged | tinyproxy              | tinyproxy-bin
 privileged | squid                  | squid
 privileged | ssh                    | openssh-client

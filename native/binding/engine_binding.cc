@@ -142,6 +142,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   Napi::Value counters(const Napi::CallbackInfo& info) {
     auto out = Napi::BigUint64Array::New(info.Env(), engine::kCounterSlots);
+    std::copy(final_counters_.begin(), final_counters_.end(), out.Data());
     for (auto& engine : running_->engines) engine->counters().add_to(out.Data());
     return out;
   }
@@ -194,17 +195,22 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return deferred.Promise();
   }
 
-  // Joins the threads; the counters stay readable as long as this object lives.
+  // Joins the threads and lets go of the device; the counters keep their last values.
   void finish() {
     if (is_finished_) return;
     is_finished_ = true;
-    for (auto& engine : running_->engines) engine->stop();
+    for (auto& engine : running_->engines) {
+      engine->stop();
+      engine->counters().add_to(final_counters_.data());
+    }
+    running_->engines.clear();
     events_.Release();
   }
 
   std::shared_ptr<Running> running_ = std::make_shared<Running>();
   std::vector<relay::UpstreamAddress> upstreams_;
   Napi::ThreadSafeFunction events_;
+  std::array<uint64_t, engine::kCounterSlots> final_counters_{};
   bool is_finished_ = false;
 };
 

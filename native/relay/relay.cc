@@ -506,7 +506,6 @@ void Relay::reset_all() {
   }
   set_now(now_ms_ + 5000);  // TIME_WAIT and held ACKs have nobody left to wait for
   run_timers();
-  held_acks_.clear();
   for (Flow* flow : dirty_) flow->is_dirty = false;
   run();
   for (Flow* flow : dead_) delete flow;

@@ -38,6 +38,9 @@ constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for
 constexpr int kMaxParts = 64;                  // pbufs of one packet
 constexpr uint32_t kFirstRtoTicks = 4;         // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
 constexpr uint32_t kSmallestWindow = 4096;
+// lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of socket
+// memory, say) it will have room again soon.
+constexpr int16_t kLongestRtoTicks = 100;
 
 // A packet as read from the device. Larger segments travel in it to the upstream, uncopied.
 struct ReadBuffer {
@@ -635,6 +638,8 @@ void Driver::tick(uint32_t elapsed_ticks) {
       tcp_ticks = base;
       tcp_active_pcbs->last_timer = g.timer_calls++;
       tcp_slowtmr();
+      if (tcp_active_pcbs && tcp_active_pcbs->rto > kLongestRtoTicks)
+        tcp_active_pcbs->rto = kLongestRtoTicks;
     }
     leave(*e);
   }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include <sys/mman.h>
+
 namespace tcp {
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -36,7 +38,8 @@ class SizeClasses {
   size_t slab_left_ = 0;
 };
 
-/// LIFO, so that the buffer that is still in the cache comes back first.
+/// LIFO, so that the buffer that is still in the cache comes back first. Buffers are mapped one by one
+/// and unmapped when more than a few are idle: malloc would keep the memory of a peak for ever.
 template <class T>
 class BufferPool {
  public:
@@ -47,11 +50,13 @@ class BufferPool {
       idle_--;
       return p;
     }
-    return static_cast<T*>(malloc(sizeof(T)));
+    if (kSanitized) return static_cast<T*>(malloc(sizeof(T)));
+    void* p = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
   }
   void give(T* p) {
     if (idle_ >= kKeep) {
-      free(p);
+      release(p);
       return;
     }
     p->next = head_;
@@ -61,12 +66,19 @@ class BufferPool {
   ~BufferPool() {
     while (T* p = head_) {
       head_ = p->next;
-      free(p);
+      release(p);
     }
   }
 
  private:
-  static constexpr uint32_t kKeep = kSanitized ? 0 : 64;  // 4 MiB of 64 KiB buffers
+  static void release(T* p) {
+    if (kSanitized) {
+      free(p);
+    } else {
+      munmap(p, sizeof(T));
+    }
+  }
+  static constexpr uint32_t kKeep = kSanitized ? 0 : 32;  // 2 MiB of 64 KiB buffers
   T* head_ = nullptr;
   uint32_t idle_ = 0;
 };

@@ -4,7 +4,7 @@
  * A name that does not exist gets an address as well: only the proxy can tell, at CONNECT. So whatever programs ask to
  * find out *whether* something exists must be answered truthfully or with "no": special names, search lists, NAT64.
  */
-import type { Family } from '../ip.ts';
+import { addressBytes, type Family } from '../ip.ts';
 import { type BypassRules, isBypassed } from './bypass.ts';
 import { type DnsName, keysUpwards, labelsOf, nameFromText } from './name.ts';
 import { CLASS, TYPE } from './numbers.ts';
@@ -91,6 +91,9 @@ const LOCALHOST = keyOf('localhost');
 const INVALID = keyOf('invalid');
 const IPV4_ONLY = keyOf('ipv4only.arpa');
 const RESOLVER = keyOf('resolver.arpa');
+const IPV4_ONLY_ADDRESSES = ['192.0.0.170', '192.0.0.171'].map(addressBytes);
+const LOOPBACK_4 = addressBytes('127.0.0.1');
+const LOOPBACK_6 = addressBytes('::1');
 const FIREFOX_CANARY = keyOf('use-application-dns.net');
 
 /**
@@ -101,8 +104,8 @@ function specialName({ name, type }: Asked, rules: DecisionRules): Decision | un
   const { ttl } = rules;
   // RFC 6761 §6.3.
   if (isUnder(name.key, LOCALHOST)) {
-    if (type === TYPE.A) return { kind: 'records', records: [{ type: 'A', ttl, data: '127.0.0.1' }] };
-    if (type === TYPE.AAAA) return { kind: 'records', records: [{ type: 'AAAA', ttl, data: '::1' }] };
+    if (type === TYPE.A) return { kind: 'records', records: [{ type: 'address', ttl, data: LOOPBACK_4 }] };
+    if (type === TYPE.AAAA) return { kind: 'records', records: [{ type: 'address', ttl, data: LOOPBACK_6 }] };
     return NO_DATA;
   }
   // RFC 6761 §6.4.
@@ -110,8 +113,8 @@ function specialName({ name, type }: Asked, rules: DecisionRules): Decision | un
   if (rules.mode !== 'virtual') return undefined;
   // RFC 8880: any AAAA would say that there is a NAT64.
   if (name.key === IPV4_ONLY) {
-    const addresses = ['192.0.0.170', '192.0.0.171'];
-    if (type === TYPE.A) return { kind: 'records', records: addresses.map((data) => ({ type: 'A', ttl, data })) };
+    const records = IPV4_ONLY_ADDRESSES.map((data) => ({ type: 'address', ttl, data }) as const);
+    if (type === TYPE.A) return { kind: 'records', records };
     return NO_DATA;
   }
   // RFC 9462 §6.4: discovery of an encrypted resolver, which there is none of.
@@ -126,13 +129,11 @@ function reverseName({ name, type }: Asked, rules: DecisionRules): Decision | un
   const address = reverseAddress(name.key);
   if (address === undefined) return undefined;
   if (rules.isVirtual(address)) return type === TYPE.PTR ? { kind: 'pointer', address } : NO_DATA;
-  const isLoopback = address.length === 4 ? address[0] === 127 : address.join() === LOOPBACK_6;
+  const isLoopback = address.length === 4 ? address[0] === 127 : Buffer.compare(address, LOOPBACK_6) === 0;
   if (!isLoopback) return undefined;
   if (type !== TYPE.PTR) return NO_DATA;
   return { kind: 'records', records: [{ type: 'PTR', ttl: rules.ttl, data: 'localhost' }] };
 }
-
-const LOOPBACK_6 = [...Array<number>(15).fill(0), 1].join();
 
 /** The address that `4.3.2.1.in-addr.arpa` or 32 nibbles under `ip6.arpa` name. @returns 4 or 16 bytes */
 export function reverseAddress(key: string): Uint8Array | undefined {

@@ -17,8 +17,7 @@ export class NameLog {
   readonly #fingerprint: string;
   #fd: number | undefined;
   #bytes = 0;
-  /** Size after the last rewrite. */
-  #rewrittenBytes = 0;
+  #lines = 0;
 
   private constructor(file: string, fingerprint: string) {
     this.file = file;
@@ -39,13 +38,13 @@ export class NameLog {
     const found = parseNameLog(readIfPresent(file), fingerprint, slots);
     // A damaged or foreign file would say the same again next time.
     if (found.lines === 0 || found.problems.length > 0) log.rewrite(found.bindings);
-    else log.#appendTo(found.wholeBytes);
+    else log.#appendTo(found.wholeBytes, found.lines);
     return { log, found };
   }
 
-  /** Whether most of the file is lines that later ones superseded. */
-  get isWorthRewriting(): boolean {
-    return this.#bytes > Math.max(LEAST_REWRITE_BYTES, 2 * this.#rewrittenBytes);
+  /** Whether most of the file is lines that later ones superseded. @param live bindings that still hold */
+  isWorthRewriting(live: number): boolean {
+    return this.#bytes > LEAST_REWRITE_BYTES && this.#lines > 2 * live;
   }
 
   /** One write(2) for all. @throws ProxyVpnError E_STATE_WRITE; then the file holds none of these lines */
@@ -60,6 +59,7 @@ export class NameLog {
       throw writeFailure(this.file, cause);
     }
     this.#bytes += lines.length;
+    this.#lines += bindings.length;
   }
 
   /** Replaces the file by these lines, durably. @throws ProxyVpnError E_STATE_WRITE; the old file then stays */
@@ -68,7 +68,7 @@ export class NameLog {
     const text = headerLine(this.#fingerprint) + lines.join('');
     writeFileAtomic(this.file, text);
     this.close();
-    this.#appendTo(text.length);
+    this.#appendTo(text.length, lines.length + 1);
   }
 
   /** Idempotent. */
@@ -77,7 +77,7 @@ export class NameLog {
     this.#fd = undefined;
   }
 
-  #appendTo(bytes: number): void {
+  #appendTo(bytes: number, lines: number): void {
     const { O_WRONLY, O_APPEND, O_NOFOLLOW } = fs.constants;
     try {
       this.#fd = fs.openSync(this.file, O_WRONLY | O_APPEND | O_NOFOLLOW);
@@ -86,7 +86,7 @@ export class NameLog {
       throw writeFailure(this.file, cause);
     }
     this.#bytes = bytes;
-    this.#rewrittenBytes = bytes;
+    this.#lines = lines;
   }
 
   #cut(): void {

@@ -14,6 +14,7 @@ import { randomInt } from 'node:crypto';
 import { ProxyVpnError } from '../errors.ts';
 import { NameLog } from './name-log.ts';
 import type { Binding } from './name-log-format.ts';
+import { type Linked, RecencyList } from './recency-list.ts';
 import type { VirtualRange } from './virtual-range.ts';
 
 /** Bit of a flow word: some flow has begun since the bit was last cleared. */
@@ -62,7 +63,7 @@ export interface NameEntry extends Binding {
   readonly heldMs: number;
 }
 
-interface Entry extends Binding {
+interface Entry extends Binding, Linked<Entry> {
   heldUntilMs: number;
 }
 
@@ -81,7 +82,7 @@ export class NameMap {
   readonly #options: NameMapOptions;
   readonly #mostNames: number;
   readonly #flowWords: Uint32Array;
-  /** In the order of last use. */
+  readonly #byUse = new RecencyList<Entry>();
   readonly #byName = new Map<string, Entry>();
   readonly #bySlot: (Entry | undefined)[];
   readonly #free: SlotQueue;
@@ -180,7 +181,7 @@ export class NameMap {
   /** Drops every name that nothing uses: no flow, no live answer. */
   forget(nowMs: number): { readonly forgotten: number; readonly kept: number } {
     let forgotten = 0;
-    for (const entry of [...this.#byName.values()]) {
+    for (const entry of this.#byUse) {
       if (entry.heldUntilMs > nowMs || this.#flowsOf(entry.slot) > 0) continue;
       this.#remove(entry);
       forgotten++;
@@ -193,7 +194,7 @@ export class NameMap {
 
   /** In the order of last use. */
   *entries(nowMs: number): Generator<NameEntry> {
-    for (const { slot, hostname, heldUntilMs } of this.#byName.values()) {
+    for (const { slot, hostname, heldUntilMs } of this.#byUse) {
       yield {
         slot,
         hostname,
@@ -240,7 +241,9 @@ export class NameMap {
   }
 
   #put(slot: number, hostname: string, nowMs: number): void {
-    const entry: Entry = { slot, hostname, heldUntilMs: nowMs + this.#options.holdMs };
+    const heldUntilMs = nowMs + this.#options.holdMs;
+    const entry: Entry = { slot, hostname, heldUntilMs, older: undefined, newer: undefined };
+    this.#byUse.add(entry);
     this.#byName.set(hostname, entry);
     this.#bySlot[slot] = entry;
     this.#changes.push({ slot, hostname });
@@ -248,11 +251,11 @@ export class NameMap {
 
   #use(entry: Entry, nowMs: number): void {
     entry.heldUntilMs = nowMs + this.#options.holdMs;
-    this.#byName.delete(entry.hostname);
-    this.#byName.set(entry.hostname, entry);
+    this.#byUse.use(entry);
   }
 
   #remove(entry: Entry): void {
+    this.#byUse.remove(entry);
     this.#byName.delete(entry.hostname);
     this.#bySlot[entry.slot] = undefined;
     this.#free.add(entry.slot);
@@ -260,10 +263,10 @@ export class NameMap {
   }
 
   #evictOne(nowMs: number): boolean {
-    let looked = 0;
-    for (const entry of this.#byName.values()) {
+    for (let looked = 0; looked < MOST_LOOKED_AT; looked++) {
+      const entry = this.#byUse.oldest;
       // All that follow were answered later.
-      if (entry.heldUntilMs > nowMs || looked++ === MOST_LOOKED_AT) return false;
+      if (entry === undefined || entry.heldUntilMs > nowMs) return false;
       const word = Atomics.and(this.#flowWords, entry.slot, FLOW_COUNT) >>> 0;
       if (word === 0) {
         this.#remove(entry);
@@ -298,7 +301,7 @@ export class NameMap {
       this.#unwritten = [];
       return;
     }
-    if (this.#log.isWorthRewriting) {
+    if (this.#log.isWorthRewriting(this.#byName.size)) {
       this.#rewrite(nowMs);
       return;
     }
@@ -306,7 +309,7 @@ export class NameMap {
   }
 
   #rewrite(nowMs: number): void {
-    this.#tryWriting(nowMs, (log) => log.rewrite([...this.#byName.values()]));
+    this.#tryWriting(nowMs, (log) => log.rewrite([...this.#byUse]));
   }
 
   #tryWriting(nowMs: number, write: (log: NameLog) => void): void {

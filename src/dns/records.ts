@@ -1,11 +1,12 @@
 /** Resource records of a message: encoding through dns-packet, and where they lie in a message that came (pure). */
 import dnsPacket from 'dns-packet';
 import { skipName } from './name.ts';
-import { TYPE } from './numbers.ts';
+import { CLASS, TYPE } from './numbers.ts';
 
 /** What we ourselves put into answers; `ttl` in seconds. */
 export type AnswerRecord =
-  | { readonly type: 'A' | 'AAAA'; readonly ttl: number; readonly data: string }
+  /** A or AAAA: 4 or 16 bytes. */
+  | { readonly type: 'address'; readonly ttl: number; readonly data: Uint8Array }
   /** A host name, ASCII. */
   | { readonly type: 'PTR'; readonly ttl: number; readonly data: string }
   | { readonly type: 'HINFO'; readonly ttl: number; readonly data: { readonly cpu: string; readonly os: string } };
@@ -16,8 +17,21 @@ const HEADER_BYTES = 12;
 
 /** A record owned by the question's name, in whatever case and bytes that came. */
 export function encodeRecord(record: AnswerRecord): Buffer {
+  if (record.type === 'address') return encodeAddress(record.data, record.ttl);
   // The library would encode the owner from text, which loses bytes that are no UTF-8 and dots inside labels.
   return Buffer.concat([POINTER_TO_QUESTION, encodeAtRoot(record).subarray(1)]);
+}
+
+/** By hand: nearly every reply is one of these, and the library takes addresses as text only. */
+function encodeAddress(address: Uint8Array, ttl: number): Buffer {
+  const record = Buffer.allocUnsafe(12 + address.length);
+  POINTER_TO_QUESTION.copy(record);
+  record.writeUInt16BE(address.length === 4 ? TYPE.A : TYPE.AAAA, 2);
+  record.writeUInt16BE(CLASS.IN, 4);
+  record.writeUInt32BE(ttl, 6);
+  record.writeUInt16BE(address.length, 10);
+  record.set(address, 12);
+  return record;
 }
 
 /**

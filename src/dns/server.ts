@@ -188,8 +188,8 @@ export class DnsServer {
       return this.#failure(EXTENDED_ERROR.other, text);
     }
     this.#counts.virtual++;
-    const data = family === 4 ? names.range.address4(slot) : names.range.address6(slot);
-    return { rcode: RCODE.NOERROR, answers: [{ type: family === 4 ? 'A' : 'AAAA', ttl, data }] };
+    const data = family === 4 ? names.range.bytes4(slot) : names.range.bytes6(slot);
+    return { rcode: RCODE.NOERROR, answers: [{ type: 'address', ttl, data }] };
   }
 
   #relay(query: Query, limit: number): Buffer | Later {

@@ -55,15 +55,15 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     await cli.up(['--proxy', upstream, '--killswitch']);
     const pid = await cli.daemonPid();
     const files = openFiles(pid);
-    const holding = labload(
-      topology.app,
-      Idle,
-      ['idle', '--dst', ADDRESS.origin[family], '-n', `${IDLE}`, '-t', '5', '--timeout', '60', '--spread', '50'],
-      LONG_MS,
-    );
-    await until(`${IDLE} active flows`, async () => (await cli.status()).flows?.active === IDLE, 60_000);
-    const resident = residentBytes(pid);
-    expect((await holding).result).toMatchObject({ connected: IDLE, echo1: IDLE, echo2: IDLE, errors: {} });
+    const hold = ['idle', '--dst', ADDRESS.origin[family], '-n', `${IDLE}`, '-t', '5', '--timeout', '40'];
+    let resident = 0;
+    const [held] = await Promise.all([
+      labload(topology.app, Idle, [...hold, '--spread', '50'], LONG_MS),
+      until(`${IDLE} active flows`, async () => (await cli.status()).flows?.active === IDLE, 50_000).then(() => {
+        resident = residentBytes(pid);
+      }),
+    ]);
+    expect(held.result).toMatchObject({ connected: IDLE, echo1: IDLE, echo2: IDLE, errors: {} });
     expect(resident).toBeLessThan(256 * 1024 ** 2);
     await until('end of all flows', async () => (await cli.status()).flows?.active === 0);
     expect((await cli.status()).flows).toMatchObject({ opened: IDLE, refused: 0, failed: 0 });

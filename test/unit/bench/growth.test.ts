@@ -6,6 +6,7 @@ const rest = (atS: number, change: Partial<Rest> = {}): Rest => ({
   anonymousBytes: 50_000_000,
   residentBytes: 90_000_000,
   descriptors: 26,
+  stateBytes: 3000,
   leftovers: [],
   ...change,
 });
@@ -37,6 +38,11 @@ test('one descriptor that stays open is growth', () => {
   expect(growthOf(every20S(9, (i) => ({ descriptors: i < 6 ? 26 : 27 }))).complaints).toEqual([
     'descriptors grew by 1',
   ]);
+});
+
+test('a log that is written without end is growth', () => {
+  const rests = every20S(60, (i) => ({ stateBytes: i * 100_000 }));
+  expect(growthOf(rests).complaints).toEqual(['the state directory grew by 3900000 bytes']);
 });
 
 test('what is left at a rest is a complaint even in the first minute', () => {

@@ -12,6 +12,7 @@ import {
 } from '../../../src/dns/codec.ts';
 import { RCODE, TYPE } from '../../../src/dns/numbers.ts';
 import { findRecords } from '../../../src/dns/records.ts';
+import { addressBytes } from '../../../src/ip.ts';
 import { decoded, opt, plainQuery, queryBytes, questionOf, randomBytes, read, responseTo } from './messages.ts';
 
 const A = (name: string, data: string) => ({ type: 'A', name, ttl: 60, data }) as const;
@@ -138,12 +139,21 @@ describe('a query', () => {
 describe('a reply', () => {
   it('holds the question as it came, in its very case (0x20), and the owner points at it', () => {
     const query = decoded(plainQuery(['wWw', 'eXample', 'cOM']));
-    const reply = encodeReply(query, { rcode: 0, answers: [{ type: 'A', ttl: 60, data: '198.18.1.2' }] });
+    const reply = encodeReply(query, {
+      rcode: 0,
+      answers: [{ type: 'address', ttl: 60, data: addressBytes('198.18.1.2') }],
+    });
     expect(reply.includes('wWw\x07eXample\x03cOM')).toBe(true);
     const { questions, answers, flag_ra, flag_rd, flag_aa, id } = read(reply);
     expect(questions).toEqual([{ name: 'wWw.eXample.cOM', type: 'A', class: 'IN' }]);
     expect(answers).toMatchObject([{ name: 'wWw.eXample.cOM', type: 'A', ttl: 60, data: '198.18.1.2' }]);
     expect({ id, flag_ra, flag_rd, flag_aa }).toEqual({ id: 0x1234, flag_ra: true, flag_rd: true, flag_aa: false });
+  });
+
+  it('may hold an IPv6 address', () => {
+    const answers = [{ type: 'address', ttl: 7, data: addressBytes('fd00::1:2') } as const];
+    const reply = read(encodeReply(decoded(plainQuery(['a'], TYPE.AAAA)), { rcode: 0, answers }));
+    expect(reply.answers).toMatchObject([{ name: 'a', type: 'AAAA', class: 'IN', ttl: 7, data: 'fd00::1:2' }]);
   });
 
   it('keeps bytes that are no text', () => {
@@ -188,7 +198,10 @@ describe('a reply', () => {
 
   it('that is too long says so and holds nothing but question and OPT', () => {
     const query = decoded(queryBytes('a.example'));
-    const answers = Array.from({ length: 40 }, (_, i) => ({ type: 'A', ttl: 1, data: `198.18.1.${i}` }) as const);
+    const answers = Array.from(
+      { length: 40 },
+      (_, i) => ({ type: 'address', ttl: 1, data: addressBytes(`198.18.1.${i}`) }) as const,
+    );
     const whole = encodeReply(query, { rcode: 0, answers }, 65535);
     expect([isTruncated(whole), read(whole).answers?.length]).toEqual([false, 40]);
     expect(encodeReply(query, { rcode: 0, answers }, whole.length)).toEqual(whole);

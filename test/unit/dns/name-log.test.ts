@@ -128,11 +128,12 @@ describe('the file', () => {
   it('says when a rewrite is worth it, and is then as short as can be', () => {
     const file = path.join(temporaryDirectory(), 'names');
     const { log } = open(file);
-    for (let i = 0; !log.isWorthRewriting; i++) log.append([{ slot: i % 10, hostname: `name-${i}.example` }]);
+    for (let i = 0; !log.isWorthRewriting(10); i++) log.append([{ slot: i % 10, hostname: `name-${i}.example` }]);
     expect(fs.statSync(file).size).toBeGreaterThan(256 * 1024);
+    expect(log.isWorthRewriting(1_000_000)).toBe(false);
     log.rewrite([{ slot: 1, hostname: 'a' }]);
     log.append([{ slot: 2, hostname: 'b' }]);
-    expect(log.isWorthRewriting).toBe(false);
+    expect(log.isWorthRewriting(2)).toBe(false);
     expect(fs.readFileSync(file, 'utf8')).toBe(
       headerLine(RANGE) +
         bindingLine(RANGE, { slot: 1, hostname: 'a' }) +
