@@ -35,6 +35,8 @@ privileged | openssl                | openssl
 privileged | tcpdump                | tcpdump
 privileged | python:requests        | python3-requests
 privileged | dig                    | bind9-dnsutils
+privileged | dnsmasq                | dnsmasq-base
+privileged | unbound                | unbound
 privileged | ps                     | procps
 privileged | ping                   | iputils-ping
 '
@@ -42,7 +44,7 @@ privileged | ping                   | iputils-ping
 # The service that a package starts and enables, if it has one; the tests run the programs themselves.
 service_of() {
   case $1 in
-    squid | tinyproxy) echo "$1" ;;
+    squid | tinyproxy | unbound) echo "$1" ;;
     nginx-light) echo nginx ;;
     openssh-server) echo ssh ;;
   esac

@@ -22,8 +22,8 @@ using binding::boolean;
 using binding::number;
 using binding::text;
 
-// How a JavaScript engine object owns the native one: the environment's cleanup hook and stop() both
-// join the thread before the thread-safe functions go (nodejs/node#38775 lists the races).
+// How a JavaScript engine object owns the native one: the environment's cleanup hook and stop()
+// both join the thread before the thread-safe functions go (nodejs/node#38775 lists the races).
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -38,7 +38,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     Napi::Env env = info.Env();
     auto options = info[0].As<Napi::Object>();
     if (!read_upstreams(env, options.Get("upstreams"))) return;
-    events_ = Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "proxyvpn-events", 0, 1);
+    events_ =
+        Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "proxyvpn-events", 0, 1);
     events_.Unref(env);  // waiting for events does not keep the process
     base::Failure failure = create_engines(options);
     if (failure.syscall) {
@@ -67,15 +68,18 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     for (uint32_t i = 0; i < queues; i++) {
       base::UniqueFd fd(fcntl(fds.Get(i).As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 3));
       if (!fd) return {"dup", errno};
-      if (auto configured = tun::configure_queue(fd.get()); !configured) return configured.failure();
+      if (auto configured = tun::configure_queue(fd.get()); !configured)
+        return configured.failure();
       auto create = engine::engine_copy(i);
       if (!create) return create.failure();
       engine::EngineParts parts;
       parts.device = std::make_unique<tun::TunDevice>(std::move(fd));
-      parts.dialer = std::make_unique<relay::SocketDialer>(
-          static_cast<uint32_t>(number(options, "fwmark")));
+      parts.dialer =
+          std::make_unique<relay::SocketDialer>(static_cast<uint32_t>(number(options, "fwmark")));
       parts.options = read_options(options, queues);
-      parts.wake = [events = events_, weak = std::weak_ptr<Running>(running_)] { wake_up(events, weak); };
+      parts.wake = [events = events_, weak = std::weak_ptr<Running>(running_)] {
+        wake_up(events, weak);
+      };
       parts.group = group;
       parts.queue = i;
       base::Failure failure{nullptr, 0};
@@ -175,7 +179,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       list->records.insert(list->records.end(), records.begin(), records.end());
       if (--list->missing > 0) return;
       reply.NonBlockingCall([deferred, list](Napi::Env on, Napi::Function) {
-        deferred.Resolve(Napi::Buffer<uint8_t>::Copy(on, list->records.data(), list->records.size()));
+        deferred.Resolve(
+            Napi::Buffer<uint8_t>::Copy(on, list->records.data(), list->records.size()));
       });
       reply.Release();
     };
@@ -230,9 +235,7 @@ Napi::Value open_tun(const Napi::CallbackInfo& info) {
   return out;
 }
 
-void close_fd(const Napi::CallbackInfo& info) {
-  ::close(info[0].As<Napi::Number>().Int32Value());
-}
+void close_fd(const Napi::CallbackInfo& info) { ::close(info[0].As<Napi::Number>().Int32Value()); }
 
 }  // namespace
 

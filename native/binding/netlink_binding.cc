@@ -77,8 +77,7 @@ base::Result<size_t> receive(int fd, std::span<uint8_t> buffer) {
     ssize_t got = recvfrom(fd, buffer.data(), buffer.size(), MSG_TRUNC,
                            reinterpret_cast<sockaddr*>(&sender), &sender_size);
     bool retry = got < 0 && errno == EINTR;
-    if (got < 0 && !retry)
-      return base::Failure{"recvfrom", errno == EAGAIN ? ETIMEDOUT : errno};
+    if (got < 0 && !retry) return base::Failure{"recvfrom", errno == EAGAIN ? ETIMEDOUT : errno};
     bool from_kernel = !retry && sender_size == sizeof sender && sender.nl_pid == 0;
     if (from_kernel) {
       if (static_cast<size_t>(got) > buffer.size()) return base::Failure{"recvfrom", EMSGSIZE};
@@ -129,8 +128,7 @@ base::Result<Bytes> exchange(int protocol, std::span<const uint8_t> request, uin
 }
 
 bool is_bytes(const Napi::Value& value) {
-  return value.IsTypedArray() &&
-         value.As<Napi::TypedArray>().TypedArrayType() == napi_uint8_array;
+  return value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_uint8_array;
 }
 
 /// netlinkRequest(protocol: number, message: Uint8Array): Buffer, see NativeAddon in src/native.ts.

@@ -22,7 +22,8 @@ void put_address(std::vector<uint8_t>& out, const uint32_t* words) {
 }  // namespace
 
 void encode_event(std::vector<uint8_t>& out, relay::EventKind kind, const relay::Flow* flow,
-                  uint64_t now_ms, int status, int error, uint32_t left_out, std::string_view text) {
+                  uint64_t now_ms, int status, int error, uint32_t left_out,
+                  std::string_view text) {
   static const wire::FlowKey kNone;
   text = text.substr(0, 4096);
   const wire::FlowKey& key = flow ? flow->key : kNone;

@@ -9,7 +9,8 @@ namespace relay {
 constexpr size_t kMaxReplyHeadBytes = 64 * 1024;
 
 /// Judges a reply head (RFC 9110 section 9.3.6, RFC 9112). Any 2xx is success; 1xx heads are passed
-/// over; header fields, Content-Length among them, mean nothing here. HTTP/1.0 and bare LF are taken.
+/// over; header fields, Content-Length among them, mean nothing here. HTTP/1.0 and bare LF are
+/// taken.
 class ConnectReply {
  public:
   enum class State { kIncomplete, kComplete, kMalformed, kTooLong };

@@ -34,7 +34,8 @@ int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
   if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_))) return -errno;
   set(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   in_progress = false;
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) < 0) {
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) <
+      0) {
     if (errno != EINPROGRESS) return -errno;
     in_progress = true;
   }

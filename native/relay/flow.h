@@ -37,7 +37,7 @@ struct Flow : stack::Connection {
   bool is_health_check : 1 = false;
   bool has_keepalive : 1 = false;  // the kernel probes the upstream
   bool is_predialled : 1 = false;  // its socket was open before
-  bool is_sending : 1 = false;  // has unacknowledged bytes towards the app
+  bool is_sending : 1 = false;     // has unacknowledged bytes towards the app
   bool is_counted_active : 1 = false;
   bool is_buried : 1 = false;  // in the list of flows about to be freed
   std::unique_ptr<ConnectReply> reply;

@@ -1,5 +1,6 @@
 // Connections to the proxy that are open before anybody needs them: saves a dial its first round
-// trip. Used only with a proxy that was seen to leave an idle connection open (learned, not assumed).
+// trip. Used only with a proxy that was seen to leave an idle connection open (learned, not
+// assumed).
 #pragma once
 #include <cstddef>
 #include <cstdint>

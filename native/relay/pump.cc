@@ -15,9 +15,9 @@ namespace relay {
 namespace {
 
 constexpr int kMaxGather = 32;
-constexpr int kReadRounds = 16;                     // of one flow before others get their turn
-constexpr uint32_t kCopyUpTo = 16 * 1024;           // smaller reads are copied into lwIP
-constexpr uint32_t kMaxUnsent = 128 * 1024;         // stop reading when the app's window is shut
+constexpr int kReadRounds = 16;                      // of one flow before others get their turn
+constexpr uint32_t kCopyUpTo = 16 * 1024;            // smaller reads are copied into lwIP
+constexpr uint32_t kMaxUnsent = 128 * 1024;          // stop reading when the app's window is shut
 constexpr uint32_t kMaxQueuedPerFlow = 2048 * 1024;  // sent and unacknowledged included
 constexpr uint32_t kMinShare = 64 * 1024;
 constexpr uint32_t kScarceRead = 4096;  // what an empty flow may always read, so that none starves
@@ -134,8 +134,8 @@ void Relay::drop_send_queue(Flow& flow) {
   flow.is_sending = false;
 }
 
-// Bytes that may be read from the upstream now. Each sending flow has a fair share of the budget; one
-// that has nothing under way may always read a little, so that stalled flows cannot starve it.
+// Bytes that may be read from the upstream now. Each sending flow has a fair share of the budget;
+// one that has nothing under way may always read a little, so that stalled flows cannot starve it.
 uint32_t Relay::read_allowance(const Flow& flow) const {
   if (driver_.unsent_bytes(flow) >= kMaxUnsent) return 0;
   uint64_t held = std::max<uint64_t>(queued_bytes_, buffers_in_use_ * sizeof(SendBuffer));
@@ -147,7 +147,8 @@ uint32_t Relay::read_allowance(const Flow& flow) const {
   return driver_.send_room(flow, static_cast<uint32_t>(share));
 }
 
-// Hands `length` bytes of a buffer to lwIP; takes the buffer (sets it null) unless they were copied.
+// Hands `length` bytes of a buffer to lwIP; takes the buffer (sets it null) unless they were
+// copied.
 bool Relay::queue_to_app(Flow& flow, SendBuffer*& buffer, uint32_t length) {
   bool copies = length <= kCopyUpTo;
   if (!driver_.write(flow, buffer->data, length, copies)) return false;
@@ -183,8 +184,8 @@ void Relay::pump_to_app(Flow& flow) {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = chunks;
-    ssize_t n = chunks == 1 ? recv(flow.fd, parts[0].iov_base, chunk, 0)
-                            : recvmsg(flow.fd, &message, 0);
+    ssize_t n =
+        chunks == 1 ? recv(flow.fd, parts[0].iov_base, chunk, 0) : recvmsg(flow.fd, &message, 0);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return abort_app(flow);
@@ -225,7 +226,8 @@ void Relay::pump_to_app(Flow& flow) {
   }
   if (wrote && !flow.upstream_finished) driver_.flush(flow);
   // The round budget is used up, not the data: go on in the next round.
-  if (flow.can_read && flow.pcb && !flow.upstream_finished && read_allowance(flow) > 0) on_work(flow);
+  if (flow.can_read && flow.pcb && !flow.upstream_finished && read_allowance(flow) > 0)
+    on_work(flow);
 }
 
 void Relay::finish_to_app(Flow& flow) {

@@ -20,10 +20,10 @@ constexpr std::string_view kHealthText = "proxyvpn\n";
 // port 7, answered here and never sent to the proxy (src/tunstack/engine.ts, HEALTH).
 bool is_health_address(const wire::FlowKey& key) {
   static constexpr uint8_t kV4[4] = {198, 18, 255, 254};
-  static constexpr uint8_t kV6[16] = {0xfd, 0x70, 0x76, 0x70, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  static constexpr uint8_t kV6[16] = {0xfd, 0x70, 0x76, 0x70, 0x6e, 0, 0,    0,
+                                      0,    0,    0,    0,    0,    0, 0xff, 0xff};
   if (key.destination_port != htons(7)) return false;
-  return key.is_v6() ? memcmp(key.destination, kV6, 16) == 0
-                     : memcmp(key.destination, kV4, 4) == 0;
+  return key.is_v6() ? memcmp(key.destination, kV6, 16) == 0 : memcmp(key.destination, kV4, 4) == 0;
 }
 
 Flow& flow_of(stack::Connection& c) { return static_cast<Flow&>(c); }
@@ -91,7 +91,8 @@ void Relay::answer_health_check(Flow& flow) {
   wheel_insert(flow, next_check_ms(flow));
   accept(flow);
   if (!flow.pcb) return;
-  driver_.write(flow, reinterpret_cast<const uint8_t*>(kHealthText.data()), kHealthText.size(), true);
+  driver_.write(flow, reinterpret_cast<const uint8_t*>(kHealthText.data()), kHealthText.size(),
+                true);
   flow.written_bytes += kHealthText.size();
   flow.upstream_finished = true;
   on_work(flow);
@@ -220,7 +221,8 @@ int Relay::send_request(Flow& flow) {
   }
   // A request is a few hundred bytes into an empty socket buffer: a short write means it is broken.
   if (n >= 0) return EPIPE;
-  if (errno != EAGAIN && errno != ENOTCONN && errno != EINPROGRESS && errno != EALREADY) return errno;
+  if (errno != EAGAIN && errno != ENOTCONN && errno != EINPROGRESS && errno != EALREADY)
+    return errno;
   flow.can_write = false;
   return 0;
 }
@@ -246,7 +248,8 @@ void Relay::read_reply(Flow& flow) {
       case ConnectReply::State::kMalformed: return fail(flow, EPROTO, "the answer is not HTTP");
       case ConnectReply::State::kTooLong: return fail(flow, EMSGSIZE, "reply head over 64 KiB");
       case ConnectReply::State::kComplete:
-        if (!flow.reply->is_success()) return refuse(flow, flow.reply->status(), flow.reply->head());
+        if (!flow.reply->is_success())
+          return refuse(flow, flow.reply->status(), flow.reply->head());
         return succeed(flow, {buffer + rest, got - rest});
     }
   }
@@ -294,8 +297,8 @@ void Relay::answer_failure(Flow& flow, int error) {
     abort_app(flow);
     return;
   }
-  bool is_proxy_unreachable =
-      flow.upstream_phase == UpstreamPhase::kNone || flow.upstream_phase == UpstreamPhase::kConnecting;
+  bool is_proxy_unreachable = flow.upstream_phase == UpstreamPhase::kNone ||
+                              flow.upstream_phase == UpstreamPhase::kConnecting;
   if (error == EHOSTUNREACH || error == ETIMEDOUT) {
     stack_.refuse_unreachable(flow, wire::Unreachable::kHost);
   } else if (is_proxy_unreachable && error != EMFILE && error != ENFILE) {

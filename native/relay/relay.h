@@ -28,8 +28,8 @@ struct Options {
   RequestTemplate request;
   bool early_accept = false;
   uint32_t connect_timeout_ms = 30000;
-  uint32_t idle_timeout_ms = 0;  // 0 = never
-  uint32_t keepalive_ms = 60000;  // 0 = none
+  uint32_t idle_timeout_ms = 0;        // 0 = never
+  uint32_t keepalive_ms = 60000;       // 0 = none
   uint64_t send_limit = 128ull << 20;  // bytes towards all apps
   uint32_t max_flows = 100000;
   uint32_t max_pending = 8192;
@@ -175,8 +175,8 @@ class Relay final : public stack::Owner {
   static constexpr uint8_t kReadChunks = 16;  // of 64 KiB, per system call
   std::array<SendBuffer*, kReadChunks> scratch_{};
   tcp::BufferPool<SendBuffer> send_buffers_;
-  uint64_t queued_bytes_ = 0;       // written and not acknowledged, all flows
-  uint64_t buffers_in_use_ = 0;     // SendBuffers that lwIP refers to
+  uint64_t queued_bytes_ = 0;    // written and not acknowledged, all flows
+  uint64_t buffers_in_use_ = 0;  // SendBuffers that lwIP refers to
   uint64_t sending_flows_ = 0;
 
   static constexpr uint32_t kWheelSlots = 64;  // seconds

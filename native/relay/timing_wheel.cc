@@ -93,7 +93,8 @@ void Relay::check_flow(Flow& flow) {
     uint32_t unanswered = driver_.probe(flow);
     if (unanswered >= kMaxUnansweredProbes) return abort_app(flow);
     // An answered probe counts as a sign of life, not as traffic: idle time goes on.
-    flow.probed_s = unanswered == 0 ? now_s + options_.keepalive_ms / 1000 - kProbeIntervalS : now_s;
+    flow.probed_s =
+        unanswered == 0 ? now_s + options_.keepalive_ms / 1000 - kProbeIntervalS : now_s;
   }
   wheel_insert(flow, next_check_ms(flow));
 }

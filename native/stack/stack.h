@@ -1,9 +1,9 @@
 // Packets to connections: the table of 4-tuples, held SYNs, TIME_WAIT.
 //
-// A connection is created by a SYN and stays `kHeld` until its owner (relay/) accepts or refuses it;
-// only then does lwIP see the SYN. Segments of a known connection go to the driver, all others are
-// answered by RST. The owner allocates connections (so that one allocation serves both) and is told
-// when the stack has let go of one.
+// A connection is created by a SYN and stays `kHeld` until its owner (relay/) accepts or refuses
+// it; only then does lwIP see the SYN. Segments of a known connection go to the driver, all others
+// are answered by RST. The owner allocates connections (so that one allocation serves both) and is
+// told when the stack has let go of one.
 #pragma once
 #include <deque>
 #include <vector>

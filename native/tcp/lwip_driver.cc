@@ -30,16 +30,16 @@ namespace tcp {
 namespace {
 
 constexpr uint32_t kVnetBytes = sizeof(tun::VnetHeader);
-constexpr uint32_t kCopyBelow = 4096;          // smaller segments go into a buffer of their own size
-constexpr uint32_t kCopyBelowQueued = 32768;   // the same while the upstream is not keeping up
-constexpr uint32_t kLargestWrite = 65535;      // tcp_write takes u16
-constexpr uint32_t kMostSegments = 128;        // of one write; two pbufs each
+constexpr uint32_t kCopyBelow = 4096;         // smaller segments go into a buffer of their own size
+constexpr uint32_t kCopyBelowQueued = 32768;  // the same while the upstream is not keeping up
+constexpr uint32_t kLargestWrite = 65535;     // tcp_write takes u16
+constexpr uint32_t kMostSegments = 128;       // of one write; two pbufs each
 constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for 16 writes and more
-constexpr int kMaxParts = 64;                  // pbufs of one packet
-constexpr uint32_t kFirstRtoTicks = 4;         // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
+constexpr int kMaxParts = 64;                          // pbufs of one packet
+constexpr uint32_t kFirstRtoTicks = 4;  // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
 constexpr uint32_t kSmallestWindow = 4096;
-// lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of socket
-// memory, say) it will have room again soon.
+// lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of
+// socket memory, say) it will have room again soon.
 constexpr int16_t kLongestRtoTicks = 100;
 
 // A packet as read from the device. Larger segments travel in it to the upstream, uncopied.
@@ -61,7 +61,7 @@ struct Globals {
   Endpoint* current = nullptr;  // between enter and leave
   tun::PacketIo* io = nullptr;
   DriverStats* stats = nullptr;
-  netif interface{};
+  netif interface {};
   tcp_pcb_listen* listener = nullptr;
   SizeClasses memory;
   BufferPool<ReadBuffer> read_buffers;
@@ -71,7 +71,7 @@ struct Globals {
   uint64_t now_ms = 0;
   base::SipKey isn_secret;
   uint32_t mtu = 1500;
-  uint8_t rest[65536];          // of a segment in too many parts
+  uint8_t rest[65536];      // of a segment in too many parts
   uint8_t timer_calls = 0;  // mirrors lwIP's static tcp_timer_ctr
 };
 Globals g;
@@ -113,7 +113,8 @@ err_t send_packet(pbuf* p) {
   uint32_t tcp_bytes = p->tot_len - ip_bytes;
   // With window scaling lwIP announces its ceiling in the SYN-ACK, whatever rcv_wnd will be.
   if ((header[13] & wire::kSyn) && g.current)
-    base::store_be16(header + 14, static_cast<uint16_t>(std::min(g.current->window_target, 65535u)));
+    base::store_be16(header + 14,
+                     static_cast<uint16_t>(std::min(g.current->window_target, 65535u)));
   put_pseudo_checksum(ip, v6, header, tcp_bytes);
 
   tun::VnetHeader vnet{};
@@ -175,8 +176,8 @@ void feed(pbuf* segment, const wire::FlowKey& key) {
   tcp_input(segment, &g.interface);
 }
 
-// tcp_split_unsent_seg() of 2.1.3 and master ORs flags: a FIN that rides on the segment would stay on
-// its first half too, and the app would see the end too early.
+// tcp_split_unsent_seg() of 2.1.3 and master ORs flags: a FIN that rides on the segment would stay
+// on its first half too, and the app would see the end too early.
 bool split_unsent(tcp_pcb* p, uint32_t bytes) {
   bool has_fin = TCPH_FLAGS(p->unsent->tcphdr) & TCP_FIN;
   if (tcp_split_unsent_seg(p, static_cast<u16_t>(bytes)) != ERR_OK) return false;
@@ -556,8 +557,8 @@ void Driver::flush(Endpoint& e) {
 bool Driver::finish(Endpoint& e) {
   tcp_pcb* p = e.pcb;
   if (!p || e.in_time_wait) return true;
-  // lwIP must not split a segment with a FIN (see split_unsent), so none while anything that could be
-  // split waits. A window that shrinks afterwards is seen to in tick().
+  // lwIP must not split a segment with a FIN (see split_unsent), so none while anything that could
+  // be split waits. A window that shrinks afterwards is seen to in tick().
   bool all_fits = p->snd_lbb - p->lastack <= std::min<uint32_t>(p->snd_wnd, p->cwnd);
   if (p->unsent && !all_fits) return false;
   enter(e);
@@ -632,8 +633,7 @@ void Driver::tick(uint32_t elapsed_ticks) {
     if (slow_steps > 0 && tcp_active_pcbs) {
       tcp_pcb* p = tcp_active_pcbs;
       bool may_split_fin = p->persist_backoff > 0 && p->snd_wnd > 0 && p->unsent &&
-                           p->unsent->len > p->snd_wnd &&
-                           (TCPH_FLAGS(p->unsent->tcphdr) & TCP_FIN);
+                           p->unsent->len > p->snd_wnd && (TCPH_FLAGS(p->unsent->tcphdr) & TCP_FIN);
       if (may_split_fin) split_unsent(p, p->snd_wnd);
       tcp_ticks = base;
       tcp_active_pcbs->last_timer = g.timer_calls++;
@@ -677,7 +677,8 @@ uint32_t proxyvpn_lwip_isn(const void* local_ip, uint16_t local_port, const void
   words[4] = static_cast<uint64_t>(local_port) << 16 | remote_port;
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  uint64_t clock = static_cast<uint64_t>(now.tv_sec) * 250000 + static_cast<uint64_t>(now.tv_nsec) / 4000;
+  uint64_t clock =
+      static_cast<uint64_t>(now.tv_sec) * 250000 + static_cast<uint64_t>(now.tv_nsec) / 4000;
   return static_cast<uint32_t>(clock + base::siphash(tcp::g.isn_secret, words, 5));
 }
 

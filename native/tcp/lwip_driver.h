@@ -5,8 +5,8 @@
 // lwIP keeps its connections (pcbs) in global lists and walks them for every packet and timer. Here
 // no pcb ever stays in those lists. Around each call into lwIP (`enter` ... `leave`) the list heads
 // hold just the one pcb concerned; what is left in them afterwards tells whether it is alive, in
-// TIME_WAIT, or freed. So every look-up inside lwIP is O(1), whatever the number of connections, and
-// lwIP itself is unmodified. Calls never nest: callbacks only note what happened and put the
+// TIME_WAIT, or freed. So every look-up inside lwIP is O(1), whatever the number of connections,
+// and lwIP itself is unmodified. Calls never nest: callbacks only note what happened and put the
 // endpoint on the sink's work list; the work follows after `leave`.
 //
 // Any destination is accepted: the exported `ip_data` is filled by hand and tcp_input() called

@@ -1,10 +1,10 @@
 // Memory for lwIP and for packets: size-class free lists on one thread, no malloc per segment.
 #pragma once
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-
-#include <sys/mman.h>
 
 namespace tcp {
 
@@ -38,8 +38,8 @@ class SizeClasses {
   size_t slab_left_ = 0;
 };
 
-/// LIFO, so that the buffer that is still in the cache comes back first. Buffers are mapped one by one
-/// and unmapped when more than a few are idle: malloc would keep the memory of a peak for ever.
+/// LIFO, so that the buffer that is still in the cache comes back first. Buffers are mapped one by
+/// one and unmapped when more than a few are idle: malloc would keep the memory of a peak for ever.
 template <class T>
 class BufferPool {
  public:

@@ -8,7 +8,8 @@
 #define SYS_LIGHTWEIGHT_PROT 0
 #define LWIP_TIMERS 0
 
-/* pcbs and segments come from the driver's size-class lists (no pool to run dry, no malloc per segment). */
+/* pcbs and segments come from the driver's size-class lists (no pool to run dry, no malloc per
+ * segment). */
 #define MEM_ALIGNMENT 8
 #define MEM_LIBC_MALLOC 1
 #define MEMP_MEM_MALLOC 1
@@ -63,7 +64,8 @@ uint32_t proxyvpn_lwip_isn(const void *local_ip, uint16_t local_port, const void
 
 /* 64 KiB segments: the kernel cuts them (gso_size), so that one write carries 44 of them. */
 #define TCP_MSS 65495
-#define LWIP_DISABLE_TCP_SANITY_CHECKS 1 /* they assume TCP_SND_BUF and the pool are sized for Ethernet */
+#define LWIP_DISABLE_TCP_SANITY_CHECKS \
+  1 /* they assume TCP_SND_BUF and the pool are sized for Ethernet */
 #define LWIP_WND_SCALE 1
 #define TCP_RCV_SCALE 7
 #define TCP_WND (4 * 1024 * 1024)     /* ceiling only: the driver lowers rcv_wnd per connection */
@@ -74,9 +76,11 @@ uint32_t proxyvpn_lwip_isn(const void *local_ip, uint16_t local_port, const void
 #define LWIP_TCP_SACK_OUT 1
 #define LWIP_TCP_MAX_SACK_NUM 4
 #define LWIP_TCP_TIMESTAMPS 0
-#define TCP_TMR_INTERVAL 50 /* ms, fast timer; the slow one is twice that: RTO granularity 100 ms */
+/* ms, fast timer; the slow one is twice that: RTO granularity 100 ms */
+#define TCP_TMR_INTERVAL 50
 
-/* Checksums: the kernel completes TCP (VIRTIO_NET_HDR_F_NEEDS_CSUM) and has checked what it sent us. */
+/* Checksums: the kernel completes TCP (VIRTIO_NET_HDR_F_NEEDS_CSUM) and has checked what it sent
+ * us. */
 #define CHECKSUM_GEN_IP 1
 #define CHECKSUM_GEN_TCP 0
 #define CHECKSUM_GEN_UDP 0

@@ -16,7 +16,8 @@ struct Faults {
 
 class LossyIo final : public PacketIo {
  public:
-  LossyIo(PacketIo& inner, Faults faults) : inner_(inner), faults_(faults), state_(faults.seed | 1) {}
+  LossyIo(PacketIo& inner, Faults faults)
+      : inner_(inner), faults_(faults), state_(faults.seed | 1) {}
 
   ssize_t read(std::span<uint8_t> buffer) override {
     for (;;) {

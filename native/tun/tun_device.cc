@@ -19,8 +19,8 @@ base::Result<OpenedTun> open_tun(const std::string& name, int queues) {
   for (int i = 0; i < queues; i++) {
     base::UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
     if (!fd) return base::Failure{"open /dev/net/tun", errno};
-    request.ifr_flags = static_cast<short>(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR |
-                                           (queues > 1 ? IFF_MULTI_QUEUE : 0));
+    request.ifr_flags =
+        static_cast<short>(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0));
     // IFF_TUN_EXCL: joining somebody else's device of the same name would be a surprise to both.
     if (i == 0) request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_TUN_EXCL);
     if (ioctl(fd.get(), TUNSETIFF, &request) < 0) return base::Failure{"TUNSETIFF", errno};

@@ -18,8 +18,8 @@ inline uint16_t checksum_fold(uint64_t sum) {
   return static_cast<uint16_t>(sum);
 }
 
-/// Sum of the pseudo header: addresses, upper-layer length, protocol (RFC 9293 section 3.1, RFC 8200
-/// section 8.1). `addresses` is source and destination back to back, 8 or 32 bytes.
+/// Sum of the pseudo header: addresses, upper-layer length, protocol (RFC 9293 section 3.1, RFC
+/// 8200 section 8.1). `addresses` is source and destination back to back, 8 or 32 bytes.
 uint64_t checksum_pseudo(const uint8_t* addresses, size_t address_bytes, uint8_t protocol,
                          uint32_t length);
 

@@ -84,7 +84,8 @@ Verdict parse_ipv6(std::span<uint8_t> packet, SegmentView& out) {
   uint32_t payload = load_be16(ip + 4);
   if (payload + kIpv6HeaderBytes > packet.size()) return Verdict::kMalformed;
   if (ip[6] != IPPROTO_TCP) return Verdict::kNotTcp;
-  // The kernel leaves the length 0 in segments of more than 65535 bytes (RFC 2675); ours are smaller.
+  // The kernel leaves the length 0 in segments of more than 65535 bytes (RFC 2675); ours are
+  // smaller.
   if (payload == 0) return Verdict::kMalformed;
   memcpy(out.key.app, ip + 8, 16);
   memcpy(out.key.destination, ip + 24, 16);

@@ -155,7 +155,10 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
       name: 'raw_output',
       hook: hook('output'),
       rules: [
-        ...both(`into the tunnel: ${why}`, ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack accept`),
+        ...both(
+          `into the tunnel: ${why}`,
+          ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack accept`,
+        ),
         ...both(
           `to a proxy: ${why}`,
           ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} notrack accept`,

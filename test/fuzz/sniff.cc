@@ -32,8 +32,8 @@ Finding sniff(std::span<const uint8_t> bytes, std::span<const uint8_t> cuts) {
   fuzz::insist((out.state == State::kFound) == !out.name.empty(), "a name is there when found");
   fuzz::insist(out.name.size() <= 253, "a host name has at most 253 bytes");
   for (char c : out.name) {
-    bool is_plain = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
-                    c == '.';
+    bool is_plain =
+        (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
     fuzz::insist(is_plain, "a host name is letters, digits, '-', '_' and dots");
   }
   return out;

@@ -18,11 +18,11 @@ constexpr uint64_t kUnderflow = 1ull << 40;
 struct Slot {
   lab::AppTcp* app = nullptr;
   lab::ProxyEnd* proxy = nullptr;
-  bool is_honest = true;       // nothing but what a kernel and a proxy do
-  bool is_answered = false;    // with 200
-  uint64_t app_bytes = 0;      // sent by the app
-  uint64_t reply_bytes = 0;    // of the head
-  uint64_t proxy_bytes = 0;    // sent by the proxy behind the head
+  bool is_honest = true;     // nothing but what a kernel and a proxy do
+  bool is_answered = false;  // with 200
+  uint64_t app_bytes = 0;    // sent by the app
+  uint64_t reply_bytes = 0;  // of the head
+  uint64_t proxy_bytes = 0;  // sent by the proxy behind the head
   uint32_t seed = 0;
 };
 
@@ -64,21 +64,35 @@ class Scenario {
       case 2: proxy_raw(slot); break;
       case 3: proxy_send(slot, input_.u8()); break;
       case 4: proxy_send(slot, input_.u16()); break;
-      case 5: if (slot.proxy) slot.proxy->finish(); break;
-      case 6: if (slot.proxy) slot.proxy->close(); break;
-      case 7: if (slot.proxy) slot.proxy->set_reading(input_.u8() & 1); break;
+      case 5:
+        if (slot.proxy) slot.proxy->finish();
+        break;
+      case 6:
+        if (slot.proxy) slot.proxy->close();
+        break;
+      case 7:
+        if (slot.proxy) slot.proxy->set_reading(input_.u8() & 1);
+        break;
       case 8: app_send(slot, input_.u8()); break;
       case 9: app_send(slot, input_.u16()); break;
-      case 10: if (slot.app) slot.app->close(); break;
-      case 11: if (slot.app) slot.app->reset(); break;
-      case 12: if (slot.app) slot.app->set_reading(input_.u8() & 1); break;
+      case 10:
+        if (slot.app) slot.app->close();
+        break;
+      case 11:
+        if (slot.app) slot.app->reset();
+        break;
+      case 12:
+        if (slot.app) slot.app->set_reading(input_.u8() & 1);
+        break;
       case 13: segment(slot); break;
       case 14: stranger(); break;
       case 15: lab_.advance(input_.u8()); break;
       case 16: lab_.skip(uint64_t{input_.u8()} * 1000); break;
       case 17: disturb(slot); break;
       case 18: lab_.engine().set_upstreams(upstreams(input_.u8() % 4)); break;
-      case 19: for (auto& end : lab_.proxy.ends) end->establish(); break;
+      case 19:
+        for (auto& end : lab_.proxy.ends) end->establish();
+        break;
     }
     if (slot.app && !slot.proxy) slot.proxy = lab_.proxy_of(*slot.app);
   }
@@ -181,7 +195,9 @@ class Scenario {
         lab_.wire.write_error = EAGAIN;
         lab_.wire.refused_writes = how / 5;
         break;
-      case 1: if (slot.app) slot.app->set_silent(how & 128); break;
+      case 1:
+        if (slot.app) slot.app->set_silent(how & 128);
+        break;
       case 2:
         lab_.apps.duplicate_one_in = how / 5 % 8;
         lab_.apps.swap_one_in = how / 40;

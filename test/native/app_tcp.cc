@@ -36,9 +36,10 @@ void AppTcp::send_syn() {
   s.seq = options_.initial_seq;
   s.flags = kSyn;
   s.window = static_cast<uint16_t>(std::min(options_.window, 65535u));
-  s.options = joined({options_.mss ? mss_option(*options_.mss) : Bytes{},
-                      {4, 2, 1, 1},  // SACK permitted
-                      options_.window_scale ? window_scale_option(*options_.window_scale) : Bytes{}});
+  s.options =
+      joined({options_.mss ? mss_option(*options_.mss) : Bytes{},
+              {4, 2, 1, 1},  // SACK permitted
+              options_.window_scale ? window_scale_option(*options_.window_scale) : Bytes{}});
   if (!is_silent_) transmit_(encode(s, options_.offloads_checksum));
   arm(backoff_ms_ = backoff_ms_ ? backoff_ms_ * 2 : kSynRetryMs);
 }
@@ -48,8 +49,8 @@ uint32_t AppTcp::offered_window() {
   uint8_t shift = options_.window_scale && peer_shift_ != 0xff ? *options_.window_scale : 0;
   uint32_t space = options_.window > unread_ ? options_.window - unread_ : 0;
   if (before(rcv_nxt_ + space, right_edge_)) space = right_edge_ - rcv_nxt_;
-  // Rounded up while all is read, so that a window below the unit is not none; else down, so that it
-  // does not creep.
+  // Rounded up while all is read, so that a window below the unit is not none; else down, so that
+  // it does not creep.
   uint32_t unit = 1u << shift;
   uint32_t field = std::min((space + (unread_ == 0 ? unit - 1 : 0)) >> shift, 65535u);
   if (before(right_edge_, rcv_nxt_ + (field << shift))) right_edge_ = rcv_nxt_ + (field << shift);

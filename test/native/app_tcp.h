@@ -19,7 +19,7 @@ struct AppOptions {
   uint32_t window = 1 << 20;      // receive buffer, bytes
   uint32_t segment_bytes = 1460;  // largest payload of a packet; more than the MSS is TSO
   bool offloads_checksum = true;
-  bool delays_ack = false;  // acknowledge every other segment, and after 40 ms
+  bool delays_ack = false;            // acknowledge every other segment, and after 40 ms
   uint32_t initial_seq = 0xfffffc00;  // so that nearly every test crosses the wrap
 };
 
@@ -50,8 +50,8 @@ class AppTcp {
 
   // What a program sees:
   bool is_connected = false;
-  bool was_refused = false;      // RST instead of SYN-ACK
-  bool is_unreachable = false;   // ICMP error instead
+  bool was_refused = false;     // RST instead of SYN-ACK
+  bool is_unreachable = false;  // ICMP error instead
   uint8_t icmp_type = 0;
   uint8_t icmp_code = 0;
   bool was_reset = false;

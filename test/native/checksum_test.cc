@@ -1,11 +1,12 @@
 // The Internet checksum against RFC 1071's own numbers and a slow reference.
+#include "wire/checksum.h"
+
 #include <arpa/inet.h>
 
 #include <algorithm>
 
 #include "app_packet.h"
 #include "harness.h"
-#include "wire/checksum.h"
 
 namespace {
 

@@ -166,9 +166,9 @@ TEST("counters count what happened") {
   uint64_t from_app = lab.counter(Counter::kPacketsFromApp);
   CHECK(from_app >= 4);
   CHECK_EQ(lab.counter(Counter::kPacketsToApp), lab.apps.packets_seen);
-  lab.wire.push({});                                 // shorter than the device's header
-  lab.wire.push(lab::Bytes(10));                     // no packet behind it
-  lab.wire.push(lab::Bytes(60, 0x45));               // lengths that lie
+  lab.wire.push({});                    // shorter than the device's header
+  lab.wire.push(lab::Bytes(10));        // no packet behind it
+  lab.wire.push(lab::Bytes(60, 0x45));  // lengths that lie
   lab::Bytes udp(10 + 28);
   udp[10] = 0x45;
   udp[13] = 28;
@@ -187,9 +187,8 @@ TEST("flows are listed up to the limit, each as a record") {
   lab.settle();
   for (size_t limit : {size_t{0}, size_t{5}, size_t{21}, size_t{1000}}) {
     std::optional<std::vector<EventRecord>> listed;
-    lab.engine().list_flows(limit, [&](std::vector<uint8_t> batch) {
-      listed = lab::decode_events(batch);
-    });
+    lab.engine().list_flows(
+        limit, [&](std::vector<uint8_t> batch) { listed = lab::decode_events(batch); });
     lab.settle();
     REQUIRE(listed.has_value());
     CHECK_EQ(listed->size(), std::min<size_t>(limit, 21));
@@ -238,9 +237,9 @@ TEST("on its own thread the engine carries a flow, answers commands, and stops t
   REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, upstream) == 0);
   base::UniqueFd kernel(device[1]);
   lab::ProxyEnd proxy{base::UniqueFd(upstream[1])};
-  auto created = engine::Engine::create(
-      std::make_unique<tun::TunDevice>(base::UniqueFd(device[0])),
-      std::make_unique<OneSocket>(upstream[0]), LabOptions::default_engine_options(), [] {});
+  auto created = engine::Engine::create(std::make_unique<tun::TunDevice>(base::UniqueFd(device[0])),
+                                        std::make_unique<OneSocket>(upstream[0]),
+                                        LabOptions::default_engine_options(), [] {});
   REQUIRE(created);
   auto& engine = *created.value();
   engine.set_upstreams({lab::upstream_address(1)});

@@ -239,7 +239,7 @@ TEST("the MSS option is found wherever it stands, and only when it is one") {
       {{2, 3, 9, 1}, 0},
       {{2, 6, 1, 2, 3, 4, 1, 1}, 0},
       {{2, 2, 1, 1}, 0},
-      {{0, 2, 4, 0x05, 0xb4, 0, 0, 0}, 0},  // behind the end
+      {{0, 2, 4, 0x05, 0xb4, 0, 0, 0}, 0},    // behind the end
       {{254, 6, 2, 4, 0x05, 0xb4, 1, 1}, 0},  // inside another option
   };
   for (const auto& c : kCases) {
@@ -287,8 +287,7 @@ Bytes from_hex(std::string_view text) {
 
 // Made by another program from RFC 792 and RFC 4443, and read back by tcpdump -vv, which found all
 // checksums right.
-constexpr std::string_view kQuoted4 =
-    "450000280000000040067cc0c000020acb0071059c4001bb01020304";
+constexpr std::string_view kQuoted4 = "450000280000000040067cc0c000020acb0071059c4001bb01020304";
 constexpr std::string_view kQuoted6 =
     "600000000014064020010db800000000000000000000001020010db8000700000000000000000005"
     "9c4001bb01020304";

@@ -74,7 +74,7 @@ class ProxySide {
   Dial how = Dial::kPair;
   int next_error = 0;
   std::vector<uint16_t> failing_ports;  // addresses that fail with next_error
-  int engine_send_buffer = 0;  // SO_SNDBUF of the relay's end, of pairs
+  int engine_send_buffer = 0;           // SO_SNDBUF of the relay's end, of pairs
   size_t dials = 0;
   std::vector<std::unique_ptr<ProxyEnd>> ends;
 

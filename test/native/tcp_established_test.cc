@@ -49,8 +49,11 @@ TEST("no packet is cut larger than the app's MSS, whatever it says, nor larger t
     const struct {
       std::optional<uint16_t> said;
       uint16_t meant;
-    } kCases[] = {{std::nullopt, 536}, {uint16_t{536}, 536},   {uint16_t{1000}, 1000},
-                  {uint16_t{1460}, 1460}, {uint16_t{65495}, 65495}};
+    } kCases[] = {{std::nullopt, 536},
+                  {uint16_t{536}, 536},
+                  {uint16_t{1000}, 1000},
+                  {uint16_t{1460}, 1460},
+                  {uint16_t{65495}, 65495}};
     for (const auto& c : kCases) {
       CheckedLab lab;
       auto pair = lab.open({.is_v6 = is_v6, .mss = c.said, .segment_bytes = 536});
@@ -237,7 +240,7 @@ TEST("segments that overlap in every way join without a seam") {
   AppTcp& app = *pair.app;
   const struct {
     uint32_t from, to;
-  } kPieces[] = {{40, 60}, {0, 10}, {5, 20}, {50, 80}, {45, 55}, {90, 100}, {85, 95},
+  } kPieces[] = {{40, 60},  {0, 10},  {5, 20},  {50, 80}, {45, 55},  {90, 100}, {85, 95},
                  {85, 100}, {15, 42}, {0, 100}, {79, 91}, {99, 130}, {60, 128}, {0, 1}};
   for (const auto& p : kPieces) {
     app.inject(lab::kAck, next_seq(app) + p.from, app.rcv_nxt(),

@@ -68,7 +68,8 @@ TEST("a reply a byte at a time, with an interim head before it, opens; what foll
   CheckedLab lab;
   AppTcp& app = lab.apps.connect();
   REQUIRE(ask(lab, app));
-  std::string reply = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\nbanner";
+  std::string reply =
+      "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\nbanner";
   for (char c : reply) {
     lab.proxy_of(app)->send(std::string_view(&c, 1));
     lab.settle();
@@ -249,11 +250,13 @@ TEST("without descriptors left a connection is refused at once, and said so once
     CheckedLab lab({.dial = Dial::kError});
     lab.proxy.next_error = error;
     for (int i = 0; i < 10; i++) lab.apps.connect();
-    REQUIRE(lab.until([&] {
-      for (const auto& app : lab.apps.all())
-        if (!app->was_refused) return false;
-      return true;
-    }, 100));
+    REQUIRE(lab.until(
+        [&] {
+          for (const auto& app : lab.apps.all())
+            if (!app->was_refused) return false;
+          return true;
+        },
+        100));
     size_t notices = 0;
     for (const auto& e : lab.events()) notices += e.kind == EventKind::kNotice;
     CHECK_EQ(notices, 1u);
@@ -342,9 +345,8 @@ TEST("a new attempt from the same port replaces the held one") {
   REQUIRE(ask(lab, first));
   first.set_silent(true);
   AppTcp& second = lab.apps.connect({.port = 5555, .initial_seq = 777'000});
-  REQUIRE(lab.until([&] {
-    return lab.proxy.ends.size() == 2 && !lab.proxy.ends[1]->request().empty();
-  }, 100));
+  REQUIRE(lab.until(
+      [&] { return lab.proxy.ends.size() == 2 && !lab.proxy.ends[1]->request().empty(); }, 100));
   CHECK(lab.proxy.ends[0]->has_eof || lab.proxy.ends[0]->error);
   lab.proxy.ends[1]->reply_ok();
   CHECK(lab.until([&] { return second.is_connected; }, 100));
@@ -471,7 +473,8 @@ TEST("the tunnel's own health address answers without the proxy, in both familie
     lab::TcpSegment syn;
     syn.key = lab::make_key(is_v6, 7777, 7);
     static constexpr uint8_t kV4[4] = {198, 18, 255, 254};
-    static constexpr uint8_t kV6[16] = {0xfd, 0x70, 0x76, 0x70, 0x6e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    static constexpr uint8_t kV6[16] = {0xfd, 0x70, 0x76, 0x70, 0x6e, 0, 0,    0,
+                                        0,    0,    0,    0,    0,    0, 0xff, 0xff};
     memcpy(syn.key.destination, is_v6 ? kV6 : kV4, is_v6 ? 16 : 4);
     syn.flags = lab::kSyn;
     syn.window = 65535;

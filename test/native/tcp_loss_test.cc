@@ -41,8 +41,7 @@ void survive(tun::Faults faults, uint32_t duplicate_one_in, uint32_t swap_one_in
 }  // namespace
 
 TEST("one packet in a thousand lost, each way") {
-  for (uint64_t seed : {1, 2, 3})
-    survive({.drop_one_in = 1000, .seed = seed * 7919}, 0, 0, 1460);
+  for (uint64_t seed : {1, 2, 3}) survive({.drop_one_in = 1000, .seed = seed * 7919}, 0, 0, 1460);
 }
 
 TEST("one packet in a hundred lost, each way") {
@@ -91,11 +90,13 @@ TEST("fifty connections opened, used and closed under loss end cleanly") {
       pairs.back().proxy->finish();
     }
     for (uint32_t i = 0; i < 50; i += 3) pairs[i].app->close();
-    CHECK(lab.until([&] {
-      for (auto& p : pairs)
-        if (!p.app->is_closed() || !p.proxy->has_eof) return false;
-      return true;
-    }, 300'000));
+    CHECK(lab.until(
+        [&] {
+          for (auto& p : pairs)
+            if (!p.app->is_closed() || !p.proxy->has_eof) return false;
+          return true;
+        },
+        300'000));
     for (uint32_t i = 0; i < 50; i++) {
       CHECK_EQ(pairs[i].proxy->received.size(), 3000u);
       CHECK_EQ(pairs[i].app->received.size(), 5000u);
@@ -175,11 +176,13 @@ TEST("300 streams of random sizes with random stalls: every byte in its place") 
       s.pair.app->set_reading(true);
       s.pair.proxy->set_reading(true);
     }
-    CHECK(lab.until([&] {
-      for (auto& s : streams)
-        if (!s.pair.app->is_closed() || !s.pair.proxy->has_eof) return false;
-      return true;
-    }, 120'000));
+    CHECK(lab.until(
+        [&] {
+          for (auto& s : streams)
+            if (!s.pair.app->is_closed() || !s.pair.proxy->has_eof) return false;
+          return true;
+        },
+        120'000));
     for (auto& s : streams) {
       CHECK_EQ(s.pair.proxy->received.size(), s.up);
       CHECK_EQ(s.pair.app->received.size(), s.down);

@@ -108,7 +108,8 @@ TEST("windows of any size, without scaling and with every scale, carry both ways
       CheckedLab lab;
       lab::AppOptions o;
       o.window = window;
-      o.window_scale = scale < 0 ? std::nullopt : std::optional<uint8_t>(static_cast<uint8_t>(scale));
+      o.window_scale =
+          scale < 0 ? std::nullopt : std::optional<uint8_t>(static_cast<uint8_t>(scale));
       auto pair = lab.open(o);
       REQUIRE(pair);
       size_t bytes = window < 500 ? 300 : 150'000;
@@ -210,10 +211,12 @@ TEST("the receive window grows with the flow, up to its largest") {
   REQUIRE(pair);
   uint32_t largest = 0;
   pair.app->send(lab::pattern(1, 20 << 20));
-  CHECK(lab.until([&] {
-    largest = std::max(largest, pair.app->peer_window());
-    return pair.proxy->received.size() == 20u << 20;
-  }, 60'000));
+  CHECK(lab.until(
+      [&] {
+        largest = std::max(largest, pair.app->peer_window());
+        return pair.proxy->received.size() == 20u << 20;
+      },
+      60'000));
   CHECK(largest > 400u * 1024 && largest <= 512u * 1024 + 128);
   CHECK(lab.driver().promised_bytes() <= 512u * 1024);
 }
@@ -244,19 +247,23 @@ TEST("the sum of all receive windows keeps to the limit, and nobody starves unde
   }
   // Whoever comes when the limit is reached still gets the smallest window.
   CHECK(most <= (2u << 20) + 200 * 4096);
-  CHECK(lab.until([&] {
-    for (uint32_t i = 0; i < 200; i += 2)
-      if (pairs[i].proxy->received.size() != 300'000) return false;
-    return true;
-  }, 120'000));
+  CHECK(lab.until(
+      [&] {
+        for (uint32_t i = 0; i < 200; i += 2)
+          if (pairs[i].proxy->received.size() != 300'000) return false;
+        return true;
+      },
+      120'000));
   CHECK(lab.driver().promised_bytes() <= 2u << 20);  // those that move have given back
   CHECK(lab.counter(Counter::kBufferedBytes) < 8u << 20);
   for (auto& p : pairs) p.proxy->set_reading(true);
-  CHECK(lab.until([&] {
-    for (auto& p : pairs)
-      if (p.proxy->received.size() != 300'000) return false;
-    return true;
-  }, 120'000));
+  CHECK(lab.until(
+      [&] {
+        for (auto& p : pairs)
+          if (p.proxy->received.size() != 300'000) return false;
+        return true;
+      },
+      120'000));
   for (uint32_t i = 0; i < 200; i++)
     CHECK_EQ(lab::first_difference(pairs[i].proxy->received, i), -1);
 }
@@ -294,11 +301,13 @@ TEST("200 stalled downloads keep to the limit, and one live one goes on") {
   REQUIRE(live);
   exchange(lab, live, 1000, 2 << 20, 300'000);
   for (auto& p : stalled) p.app->set_reading(true);
-  CHECK(lab.until([&] {
-    for (auto& p : stalled)
-      if (p.app->received.size() != 300'000) return false;
-    return true;
-  }, 300'000));
+  CHECK(lab.until(
+      [&] {
+        for (auto& p : stalled)
+          if (p.app->received.size() != 300'000) return false;
+        return true;
+      },
+      300'000));
   for (uint32_t i = 0; i < 200; i++)
     CHECK_EQ(lab::first_difference(stalled[i].app->received, i), -1);
 }

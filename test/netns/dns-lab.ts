@@ -6,6 +6,7 @@
  *                                ├─ DoH ───────> 127.0.0.5:443  node's http2 with a certificate, before unbound
  *                                └─ UDP, TCP ──> 127.0.0.3:53   dnsmasq, "the LAN's resolver"
  *     dig, getent ──> 127.0.0.6:53  dnsmasq, a caching stub ──> 127.0.0.4
+ *     dig ──────────> 127.0.0.7:53  unbound, forwarding with 0x20 ──> 127.0.0.4
  */
 import dgram from 'node:dgram';
 import fs from 'node:fs';
@@ -23,6 +24,7 @@ export const LAN_RESOLVER = { address: '127.0.0.3', port: 53 } as const;
 export const OURS = { address: '127.0.0.4', port: 53 } as const;
 export const DOH = { address: '127.0.0.5', port: 443 } as const;
 export const STUB = { address: '127.0.0.6', port: 53 } as const;
+export const FORWARDER = { address: '127.0.0.7', port: 53 } as const;
 
 export function temporaryDirectory(): string {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'pvt-dns-'));
@@ -96,6 +98,32 @@ export function startLanResolver(): Promise<Background> {
 /** As on a host whose programs ask a local cache. */
 export function startStub(): Promise<Background> {
   return serve([...DNSMASQ, `--listen-address=${STUB.address}`, `--server=${OURS.address}`], STUB.address);
+}
+
+/** A forwarder that mixes the case of every name and drops answers that do not repeat it (0x20). */
+export function startForwarder(directory: string): Promise<Background> {
+  const config = path.join(directory, 'forwarder.conf');
+  const lines = [
+    'server:',
+    `interface: ${FORWARDER.address}`,
+    'do-daemonize: no',
+    'chroot: ""',
+    'username: ""',
+    'use-syslog: no',
+    'pidfile: ""',
+    'module-config: "iterator"',
+    'access-control: 127.0.0.0/8 allow',
+    'do-not-query-localhost: no',
+    'use-caps-for-id: yes',
+    'private-address: 10.0.0.0/8',
+    'forward-zone:',
+    'name: "."',
+    `forward-addr: ${OURS.address}`,
+    'remote-control:',
+    'control-enable: no',
+  ];
+  fs.writeFileSync(config, `${lines.join('\n')}\n`);
+  return serve(['unbound', '-d', '-c', config], FORWARDER.address);
 }
 
 export interface Certificates {

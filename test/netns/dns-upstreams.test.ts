@@ -16,12 +16,14 @@ import { DEFAULT_RANGE_4, DEFAULT_RANGE_6, VirtualRange } from '../../src/dns/vi
 import {
   DOH,
   dig,
+  FORWARDER,
   LAN_RESOLVER,
   makeCertificates,
   OURS,
   type Served,
   STUB,
   startDoh,
+  startForwarder,
   startLanResolver,
   startOurs,
   startStub,
@@ -256,6 +258,23 @@ describe('behind a local stub, dnsmasq', () => {
     await dig(STUB.address, 'x.y.invalid', 'A');
     expect(server.counters.udpQueries).toBe(asked);
   });
+});
+
+test('behind unbound, which mixes the case of names and trusts no other answer, programs get the same', async () => {
+  await serveOurs({});
+  const forwarder = await startForwarder(directory);
+  try {
+    for (const type of ['A', 'AAAA'] as const) {
+      const { status, answers } = await dig(FORWARDER.address, 'www.some-longer-name.example.com', type);
+      const address = await addressOf('www.some-longer-name.example.com', type);
+      expect([status, answers]).toEqual(['NOERROR', [`${type} ${address}`]]);
+    }
+    expect((await dig(FORWARDER.address, 'www.example.com', 'MX')).status).toBe('NOERROR');
+    expect((await dig(FORWARDER.address, 'www.example.com', 'HTTPS')).status).toBe('NOERROR');
+    expect((await dig(FORWARDER.address, 'printer.local', 'A')).status).toBe('NXDOMAIN');
+  } finally {
+    await forwarder.stop();
+  }
 });
 
 describe('over-tcp mode, relayed to unbound', () => {

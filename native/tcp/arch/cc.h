@@ -20,7 +20,9 @@ void proxyvpn_lwip_assert(const char *message, const char *file, int line);
 #endif
 
 #define LWIP_RAND() proxyvpn_lwip_random()
-#define LWIP_PLATFORM_DIAG(x) do { } while (0)
+#define LWIP_PLATFORM_DIAG(x) \
+  do {                        \
+  } while (0)
 #define LWIP_PLATFORM_ASSERT(x) proxyvpn_lwip_assert(x, __FILE__, __LINE__)
 
 #define lwip_htons(x) __builtin_bswap16(x)

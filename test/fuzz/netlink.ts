@@ -1,0 +1,80 @@
+/**
+ * Fuzzes what the kernel answers over netlink, through every reader that the product has.
+ *
+ * Input: a byte that says who asks, a byte that says whether the answer carries the right sequence numbers, then the
+ * answer. A reader may return or refuse with an error of ours; anything else is a defect.
+ */
+import { ProxyVpnError } from '../../src/errors.ts';
+import { connections, listeningPorts } from '../../src/netlink/diag.ts';
+import { addressLine, linkLine, routeLine, ruleLine } from '../../src/netlink/ip-line.ts';
+import { encodeRoute } from '../../src/netlink/messages.ts';
+import { addresses, linkByName, links, routes, rules } from '../../src/netlink/read.ts';
+import { decodeRule, encodeRule, isSameRule, isTwinOfAnotherMaker, wouldBeDeleted } from '../../src/netlink/rule.ts';
+import type { NetlinkRequest } from '../../src/netlink/socket.ts';
+import { insist, main } from './loop/run.ts';
+
+/** Each reads, and shows what it read as a user would see it. */
+const READERS: readonly ((request: NetlinkRequest) => readonly string[])[] = [
+  (request) => links(request).map((link) => linkLine(link.name, link)),
+  (request) => addresses(request).map((address) => addressLine('dev', address)),
+  (request) => readRoutes(request, 4),
+  (request) => readRoutes(request, 6),
+  (request) => readRules(request, 4),
+  (request) => readRules(request, 6),
+  (request) => connections(request).map((c) => `${c.family} ${c.localAddress} ${c.remoteAddress}`),
+  (request) => listeningPorts(request).map(String),
+  (request) => [linkByName(request, 'eth0')?.name ?? 'none'],
+];
+
+function readRoutes(request: NetlinkRequest, family: 4 | 6): string[] {
+  return routes(request, family).map((route) => {
+    const line = routeLine(route, 'dev');
+    encodeRoute(route);
+    return line;
+  });
+}
+
+function readRules(request: NetlinkRequest, family: 4 | 6): string[] {
+  return rules(request, family).map((rule) => {
+    insist(isSameRule(rule, rule), 'a rule is the same as itself');
+    isTwinOfAnotherMaker(rule, rule);
+    wouldBeDeleted(rule, rule);
+    const line = ruleLine(rule);
+    const again = decodeRule(encodeRule(rule).subarray(0));
+    insist(again !== undefined && again.priority === rule.priority, 'a rule is read back as it was written');
+    return line;
+  });
+}
+
+/** The answer with the sequence number of the request in each of its messages, as far as their lengths lead. */
+function answering(answer: Uint8Array, message: Uint8Array): Uint8Array {
+  const reply = Buffer.from(answer);
+  for (let offset = 0; offset + 16 <= reply.length; ) {
+    reply.set(message.subarray(8, 12), offset + 8);
+    const length = reply.readUInt32LE(offset);
+    if (length < 16) break;
+    offset += (length + 3) & ~3;
+    if (offset < 0) break;
+  }
+  return reply;
+}
+
+main((input) => {
+  const [who = 0, hasSequence = 0] = input;
+  const answer = input.subarray(2);
+  const index = who % READERS.length;
+  const read = READERS[index];
+  insist(read !== undefined, 'there is such a reader');
+  try {
+    const lines = read((_protocol, message) =>
+      Buffer.from(hasSequence % 8 === 7 ? answer : answering(answer, message)),
+    );
+    // Numbers out: it is what kinds of lines there are that tells two answers apart.
+    const kinds = new Set(lines.map((line) => line.replace(/[0-9a-f.:/]+/g, '#').slice(0, 80)));
+    return `${index} read ${Math.min(lines.length, 3)} ${[...kinds].sort().slice(0, 2).join('|')}`;
+  } catch (error) {
+    if (!(error instanceof ProxyVpnError)) throw error;
+    insist(error.message.length < 20_000, 'a message has a bound');
+    return `${index} ${error.code} ${error.message.replace(/\d+/g, '#').slice(0, 100)}`;
+  }
+});
