@@ -122,5 +122,6 @@ add_documents
 add_control
 readonly package=dist/proxyvpn_${version}_$architecture.deb
 # Most of it is node: higher levels take minutes for a few per cent.
-run dpkg-deb --root-owner-group -Zxz -z2 --build "$tree" "$package"
+export DPKG_DEB_COMPRESSOR_LEVEL=${DPKG_DEB_COMPRESSOR_LEVEL:-2}
+run dpkg-deb --root-owner-group -Zxz --build "$tree" "$package"
 say "$package"

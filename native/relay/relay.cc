@@ -273,6 +273,8 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
     flow.written_bytes += early_data.size();
     queued_bytes_ += early_data.size();
     stats_.to_app_bytes += early_data.size();
+    // After the handshake nothing else sends it; before, the app's ACK does.
+    if (flow.is_established) driver_.flush(flow);
   }
   on_work(flow);
 }

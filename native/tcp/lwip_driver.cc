@@ -332,8 +332,10 @@ void Driver::release_promise(Endpoint& e) {
 // ---- from the app ----
 
 void Driver::input(Endpoint& e, wire::SegmentView& s) {
-  // A retransmitted SYN is parsed again, so its MSS is raised again.
-  if (s.flags & wire::kSyn) wire::set_mss_option(s, TCP_MSS);
+  // Options were read when the SYN was accepted. lwIP would take MSS and window scale again, from any
+  // segment: so the list ends where it begins.
+  constexpr uint32_t kPlainHeaderBytes = 20;
+  if (s.header_bytes > kPlainHeaderBytes) s.tcp[kPlainHeaderBytes] = 0;
   pbuf* p;
   bool keeps_nothing = s.payload_bytes == 0 && !(s.flags & (wire::kSyn | wire::kFin));
   bool copies = s.length <= kCopyBelow || (e.received_head && s.length < kCopyBelowQueued);

@@ -38,6 +38,6 @@ function howToGetIt(environment: Environment): string {
     case 'bounding-set':
       return 'the bounding set is without it, as in a container: start that with --cap-add NET_ADMIN';
     default:
-      return 'run it as root: sudo proxyvpn ...; or try it without privileges: proxyvpn demo';
+      return 'install it once (sudo ./scripts/install.sh) or run it as root; proxyvpn demo needs no privilege';
   }
 }

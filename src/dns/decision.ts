@@ -21,6 +21,11 @@ export interface DecisionRules {
   readonly relaysOtherTypes: boolean;
   /** Whether the address is of the virtual ranges; 4 or 16 bytes. */
   readonly isVirtual: (address: Uint8Array) => boolean;
+  /**
+   * Names, by their keys, whose addresses are known: the proxy's own. An address made up for it would send whoever
+   * connects to the proxy, our own daemon first, through the proxy to the proxy.
+   */
+  readonly hosts: ReadonlyMap<string, readonly Uint8Array[]>;
   /** Of fixed answers, seconds. */
   readonly ttl: number;
 }
@@ -53,7 +58,9 @@ export function decide(asked: Asked, rules: DecisionRules): Decision {
   if (type === TYPE.AXFR || type === TYPE.IXFR || type === TYPE.TKEY || type === TYPE.TSIG) return REFUSED;
   if (rules.mode === 'direct') return REFUSED;
   if (asked.class !== CLASS.IN) return rules.mode === 'virtual' ? REFUSED : { kind: 'relay' };
-  return specialName(asked, rules) ?? reverseName(asked, rules) ?? ordinaryName(asked, rules);
+  return (
+    knownHost(asked, rules) ?? specialName(asked, rules) ?? reverseName(asked, rules) ?? ordinaryName(asked, rules)
+  );
 }
 
 function ordinaryName(asked: Asked, rules: DecisionRules): Decision {
@@ -83,6 +90,16 @@ function addressOf(name: DnsName, family: Family, rules: DecisionRules): Decisio
   if (name.hostname === undefined) return NO_SUCH_NAME;
   if (family === 6 && !rules.ipv6) return NO_DATA;
   return { kind: 'address', family, hostname: name.hostname };
+}
+
+function knownHost({ name, type }: Asked, { hosts, ttl }: DecisionRules): Decision | undefined {
+  const addresses = hosts.get(name.key);
+  if (addresses === undefined) return undefined;
+  const wanted = type === TYPE.A ? 4 : type === TYPE.AAAA ? 16 : 0;
+  const records = addresses
+    .filter(({ length }) => length === wanted)
+    .map((data) => ({ type: 'address', ttl, data }) as const);
+  return records.length === 0 ? NO_DATA : { kind: 'records', records };
 }
 
 const keyOf = (text: string): string => nameFromText(text)?.key ?? '';

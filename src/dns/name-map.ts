@@ -28,6 +28,8 @@ const RETRY_WRITE_MS = 10_000;
 /** Of the bound: names of an earlier run that are taken over. */
 const RESTORED_SHARE = 3 / 4;
 
+/** The TTL of answers, and as much again for programs that resolve now and connect later. */
+export const DEFAULT_HOLD_MS = 120_000;
 export const DEFAULT_MOST_NAMES = 65_536;
 
 export interface NameMapOptions {
@@ -38,7 +40,7 @@ export interface NameMapOptions {
   readonly holdMs: number;
   /** undefined: in memory only. */
   readonly file?: string;
-  /** One word per slot of the range, see above; default: an own one, for `pin` and `unpin`. */
+  /** One word per slot of the range (service slots may follow), see above; default: an own one, for `pin` and `unpin`. */
   readonly flowWords?: Uint32Array;
   /** Called by `flush`, before any answer goes out: what the engine's table must hold. */
   readonly onChange?: (changes: readonly NameChange[]) => void;

@@ -76,6 +76,12 @@ export interface DnsCounters {
   readonly waiting: number;
 }
 
+/**
+ * Seconds that answers may be kept by whoever asks. Short, for an address stays with its name as long, and a "no" of today
+ * may be a yes with the next configuration.
+ */
+export const DEFAULT_TTL = { virtual: 60, negative: 30 } as const;
+
 const REPEAT_PROBLEM_MS = 10_000;
 
 type Later = { readonly later: Promise<Buffer> };

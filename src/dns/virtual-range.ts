@@ -11,6 +11,9 @@ export const TUNNEL_PREFIXES: readonly Prefix[] = ['198.18.0.0/24', '198.18.255.
   parsePrefix,
 );
 
+/** Addresses of each family that stand for servers we ourselves connect to; they are no names of programs. */
+export const SERVICE_SLOTS = 16;
+
 /** Numbers of addresses below this one are exact, and a table of them fits into memory. */
 const MOST_SLOTS = 1 << 22;
 
@@ -23,10 +26,12 @@ interface Block {
 export class VirtualRange {
   readonly prefix4: Prefix;
   readonly prefix6: Prefix;
-  /** Numbers go from 0 to slots - 1. */
+  /** Numbers of names go from 0 to slots - 1. */
   readonly slots: number;
   /** Equal texts: a number means the same addresses. */
   readonly fingerprint: string;
+  /** At the end of the range, whatever the bound of names. */
+  readonly #firstService: number;
   readonly #base4: number;
   readonly #base6: Uint8Array;
   /** Left out of the IPv4 range, ascending, apart from each other. */
@@ -44,8 +49,20 @@ export class VirtualRange {
     const size4 = 2 ** (32 - prefix4.length);
     this.#reserved = reservedIn(this.#base4, size4);
     const usable4 = size4 - this.#reserved.reduce((sum, { size }) => sum + size, 0);
-    this.slots = Math.max(0, Math.min(usable4, 2 ** (128 - prefix6.length) - 1, most, MOST_SLOTS));
+    const usable = Math.min(usable4, 2 ** (128 - prefix6.length) - 1, MOST_SLOTS) - SERVICE_SLOTS;
+    this.#firstService = Math.max(0, usable);
+    this.slots = Math.min(this.#firstService, most);
     this.fingerprint = `${prefixText(prefix4)} ${prefixText(prefix6)}`;
+  }
+
+  /**
+   * The number of an address that stands for a server of ours (of `--dns-server`): for our own connections, so that they
+   * are told from those of programs. It has no name in the map and is never given to one.
+   * @param index 0 to SERVICE_SLOTS - 1
+   */
+  serviceSlot(index: number): number {
+    if (index < 0 || index >= SERVICE_SLOTS) throw new RangeError(`service ${index}`);
+    return this.#firstService + index;
   }
 
   address4(slot: number): string {
@@ -74,7 +91,7 @@ export class VirtualRange {
     return bytes;
   }
 
-  /** @param address 4 or 16 bytes. @returns undefined for an address that never stands for a name */
+  /** @param address 4 or 16 bytes. @returns undefined for an address that never stands for a name of the map */
   slotOf(address: Uint8Array): number | undefined {
     const slot = address.length === 4 ? this.#slotOf4(address) : this.#slotOf6(address);
     return slot !== undefined && slot >= 0 && slot < this.slots ? slot : undefined;

@@ -40,7 +40,7 @@ function readRules(request: NetlinkRequest, family: 4 | 6): string[] {
     isTwinOfAnotherMaker(rule, rule);
     wouldBeDeleted(rule, rule);
     const line = ruleLine(rule);
-    const again = decodeRule(encodeRule(rule).subarray(0));
+    const again = decodeRule(encodeRule(rule));
     insist(again !== undefined && again.priority === rule.priority, 'a rule is read back as it was written');
     return line;
   });
@@ -52,9 +52,8 @@ function answering(answer: Uint8Array, message: Uint8Array): Uint8Array {
   for (let offset = 0; offset + 16 <= reply.length; ) {
     reply.set(message.subarray(8, 12), offset + 8);
     const length = reply.readUInt32LE(offset);
-    if (length < 16) break;
+    if (length < 16 || length > reply.length - offset) break;
     offset += (length + 3) & ~3;
-    if (offset < 0) break;
   }
   return reply;
 }

@@ -3,11 +3,12 @@
  *
  * Input: the beginning of the reply, cut anywhere. Nothing may throw.
  */
+import { Credentials } from '../../src/proxy/credentials.ts';
 import { explainRefusal } from '../../src/proxy/refusal.ts';
 import { insist, main } from './loop/run.ts';
 
 const PASSWORD = 'pw-canary-71';
-const CREDENTIALS = { username: 'alice', password: PASSWORD };
+const CREDENTIALS = new Credentials('alice', PASSWORD);
 const ENCODED = Buffer.from(`alice:${PASSWORD}`).toString('base64');
 const MOST_CHARACTERS = 2000;
 

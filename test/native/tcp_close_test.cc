@@ -393,3 +393,14 @@ TEST("stopping resets every app and lets go of every upstream") {
   }
   CHECK_EQ(lab.complaints(), std::string());
 }
+
+TEST("stopping while an acknowledgement waits for an answer to ride on leaves nothing behind") {
+  Lab lab;  // nothing to look at afterwards but ASan
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.app->send("question");
+  lab.engine().step(0, lab.now_ms());
+  lab.destroy_engine();
+  lab.apps.deliver();
+  CHECK(pair.app->was_reset);
+}

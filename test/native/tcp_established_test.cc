@@ -310,6 +310,34 @@ TEST("a SYN for a live connection is challenged and the connection lives on") {
   }
 }
 
+TEST("options of later segments change nothing: what the SYN said stays") {
+  for (bool is_open : {false, true}) {
+    CheckedLab lab;
+    AppTcp& app = lab.apps.connect({.window_scale = std::nullopt});
+    REQUIRE(lab.until([&] { return lab.proxy_of(app) != nullptr; }));
+    app.set_silent(!is_open);
+    lab.proxy_of(app)->reply_ok();
+    lab.settle();
+    lab::TcpSegment s;
+    s.key = app.key();
+    s.options = lab::joined({lab::mss_option(1), lab::window_scale_option(14)});
+    s.seq = app.initial_seq();
+    s.flags = lab::kSyn;
+    s.window = 65'535;
+    lab.wire.push(encode(s));
+    s.seq = next_seq(app);
+    s.ack = app.rcv_nxt();
+    s.flags = lab::kAck;
+    lab.wire.push(encode(s));
+    lab.settle();
+    app.set_silent(false);
+    REQUIRE(lab.until([&] { return app.is_connected; }));
+    exchange(lab, {&app, lab.proxy_of(app)}, 300'000, 300'000);
+    CHECK(app.largest_payload > 10'000u);
+    CHECK(app.largest_right_edge() - app.initial_seq() < 400'000u);
+  }
+}
+
 TEST("an acknowledgement of what was never sent changes nothing") {
   CheckedLab lab;
   auto pair = lab.open();

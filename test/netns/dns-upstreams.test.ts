@@ -81,6 +81,7 @@ async function serveOurs(rules: Partial<DecisionRules>, options: Partial<DnsServ
       bypass: local === undefined ? NO_BYPASS : bypassRules([local], true),
       relaysOtherTypes: false,
       isVirtual: (address) => range.covers(address),
+      hosts: new Map(),
       ttl: 60,
       ...rules,
     },

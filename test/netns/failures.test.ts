@@ -6,7 +6,7 @@ import { Cli, PROXYVPN } from './cli.ts';
 import { dumpDifference, dumpHost } from './host-state.ts';
 import { startLabProxy } from './lab.ts';
 import type { Ran } from './process.ts';
-import { startNginx, startTinyproxy } from './servers.ts';
+import { originUrl, startNginx, startTinyproxy } from './servers.ts';
 import { ADDRESS, makeTopology, type Topology } from './topology.ts';
 
 const PROXY = `${ADDRESS.net.v4}:8888`;
@@ -144,12 +144,6 @@ describe('an operation that fails half-way restores the host and says why', () =
       says: /pvpn0/,
     },
     {
-      what: 'the diverting rule of our priority exists',
-      make: 'ip rule add priority 5206 not fwmark 0x50560000/0xffffffff ipproto tcp lookup 52100',
-      undo: 'ip rule del priority 5206',
-      says: /5206/,
-    },
-    {
       what: 'the routing table has a default route already',
       make: 'ip route add default dev uplink table 52100',
       undo: 'ip route del default dev uplink table 52100',
@@ -157,27 +151,62 @@ describe('an operation that fails half-way restores the host and says why', () =
     },
   ];
 
+  async function expectFailure(says: RegExp): Promise<void> {
+    const during = await dumpHost(topology.app);
+    for (const flags of [[], ['--killswitch']]) {
+      const ran = await cli.run(['up', '--proxy', PROXY, ...flags]);
+      expectError(ran, 1, says);
+      expect(dumpDifference(during, await dumpHost(topology.app))).toEqual([]);
+    }
+  }
+
   test.each(conflicts)('$what', async ({ make, undo, says }) => {
     await topology.app.must(make.split(' '));
     try {
-      const during = await dumpHost(topology.app);
-      for (const flags of [[], ['--killswitch']]) {
-        const ran = await cli.run(['up', '--proxy', PROXY, ...flags]);
-        expectError(ran, 1, says);
-        expect(dumpDifference(during, await dumpHost(topology.app))).toEqual([]);
-      }
+      await expectFailure(says);
     } finally {
       await topology.app.must(undo.split(' '));
     }
     await expectHostAsBefore();
   });
 
-  test('/proc/sys is read-only', async () => {
+  test.each(['first', 'last'])('the %s of our rules exists already, made by somebody else', async (which) => {
+    const plan = await cli.up(['--proxy', PROXY, '--dry-run']);
+    const rules = plan.stdout.split('\n').filter((line) => /^ip (-6 )?rule add /.test(line));
+    // The same rule of somebody else: it carries another protocol number.
+    const rule = rules.at(which === 'first' ? 0 : -1)?.replace(/protocol \d+/, 'protocol 4') ?? '';
+    await topology.app.must(rule.split(' '));
+    try {
+      await expectFailure(new RegExp(/priority (\d+)/.exec(rule)?.[1] ?? rule));
+    } finally {
+      await topology.app.must(rule.replace(' add ', ' del ').split(' '));
+    }
+    await expectHostAsBefore();
+  });
+
+  /** `up` where /proc/sys cannot be written, as in a container. */
+  function upInContainer(): Promise<Ran> {
     const readOnly = 'mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys';
     const up = `${PROXYVPN} up --proxy ${PROXY} --killswitch`;
     const env = { PROXYVPN_STATE_DIR: cli.stateDirectory };
-    const ran = await topology.app.run(['unshare', '--mount', 'bash', '-c', `${readOnly}; ${up}`], { env });
-    expectError(ran, 1, /EROFS|read-only/);
+    return topology.app.run(['unshare', '--mount', 'bash', '-c', `${readOnly}; ${up}`], { env });
+  }
+
+  test('/proc/sys is read-only, and the strict reverse-path filter is in the way', async () => {
+    await topology.app.must(['sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=1']);
+    try {
+      expectError(await upInContainer(), 1, /EROFS|read-only/);
+    } finally {
+      await topology.app.must(['sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=0']);
+    }
+    await expectHostAsBefore();
+  });
+
+  test('/proc/sys is read-only, and nothing need be written: the tunnel comes up', async () => {
+    expect((await upInContainer()).code).toBe(0);
+    const hello = originUrl('v4', '/hello');
+    expect(await topology.app.must(['curl', '-sS', '--max-time', '10', hello])).toBe('hello from the origin\n');
+    await cli.down();
     await expectHostAsBefore();
   });
 });

@@ -121,21 +121,24 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     });
 
     test('one from before lives on where the host tracked it, as every host does that publishes ports', async () => {
-      const tracking = 'add chain ip containers forward { type filter hook forward priority 0; }; add rule';
-      const state = 'containers forward ct state established,related accept';
-      for (const table of ['ip', 'ip6'])
-        await topology.app.must([
-          'nft',
-          `add table ${table} containers; ${tracking.replace('ip containers', `${table} containers`)} ${table} ${state}`,
-        ]);
-      const old = await Line.open(topology.net, ADDRESS.guest[family]);
-      await old.echo();
-      await cli.up(UP);
-      await old.echo();
-      await cli.down();
-      await old.echo();
-      await old.close();
-      await topology.app.must(['nft', 'delete table ip containers; delete table ip6 containers']);
+      const tracking = ['ip', 'ip6'].map(
+        (table) =>
+          `add table ${table} containers; ` +
+          `add chain ${table} containers forward { type filter hook forward priority 0; }; ` +
+          `add rule ${table} containers forward ct state established,related accept`,
+      );
+      await topology.app.must(['nft', tracking.join('; ')]);
+      try {
+        const old = await Line.open(topology.net, ADDRESS.guest[family]);
+        await old.echo();
+        await cli.up(UP);
+        await old.echo();
+        await cli.down();
+        await old.echo();
+        await old.close();
+      } finally {
+        await topology.app.must(['nft', 'delete table ip containers; delete table ip6 containers']);
+      }
     });
   });
 });

@@ -12,7 +12,7 @@ const PARTS = [
   ...['LICENSE', 'CHANGELOG.md', '.deps/lwip/COPYING'],
   ...['commander', 'ipaddr.js', 'zod'].map((name) => `node_modules/${name}/LICENSE`),
 ];
-const TIMEOUT_MS = 120_000;
+const TIMEOUT_MS = 240_000;
 
 /** Words for the scripts: `files` lists what is installed on the machine, `as_user` is somebody without rights. */
 const PRELUDE = `

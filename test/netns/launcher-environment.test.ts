@@ -84,7 +84,7 @@ it('no variable reaches node but those that proxyvpn reads as text, and its own'
     ...['PROXYVPN_LIBNFTABLES', 'PROXYVPN_UNPRIVILEGED', 'PROXYVPN_PRIVILEGED_TESTS', 'PROXYVPN_PROXYX', 'HOMEX'],
     ...['XTABLES_LIBDIR', 'BASH_ENV', 'http_proxyx', 'npm_config_prefix', 'PWD', 'SHELL'],
   ];
-  const given = [...passed, ...refused, 'PATH', 'OPENSSL_CONF', 'PROXYVPN_ADDON', 'PROXYVPN_LAUNCHER'];
+  const given = ['PATH', 'OPENSSL_CONF', 'PROXYVPN_ADDON', 'PROXYVPN_LAUNCHER', ...refused, ...passed];
   const values = Object.fromEntries(given.map((name) => [name, `/nonexistent/${name}`]));
   const assignments = Object.entries({ ...values, NODE_OPTIONS: '--no-warnings' }).map(([k, v]) => `${k}=${v}`);
   const guarded = await lab.startWaiting(lab.asUser(['-i', ...assignments, lab.launcher, WAITING]));

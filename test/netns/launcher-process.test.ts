@@ -1,6 +1,6 @@
 /** Somebody of the same uid cannot get into the process that holds the capability, at no moment of its life. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { BUNDLE, inspectorAnswers, LauncherLab, NET_ADMIN, statusOf, WAITING } from './launcher-lab.ts';
+import { BUNDLE, inspectorAnswers, LauncherLab, NET_ADMIN, NONE, statusOf, WAITING } from './launcher-lab.ts';
 import { until } from './process.ts';
 
 let lab: LauncherLab;
@@ -38,7 +38,7 @@ describe('SIGUSR1, which starts the inspector of node', () => {
       await program.stop('SIGKILL');
     }
     expect(survivors).toBeGreaterThan(10);
-  });
+  }, 180_000);
 
   it('stays ignored in a program of the same filter that asks for it, by every ABI', async () => {
     const argv = lab.attackArgv('signal');
@@ -85,6 +85,11 @@ describe('ptrace and all that is guarded like it', () => {
     expect(Number(tries)).toBeGreaterThan(100);
     expect(Number(held), 'it was seen with the capability').toBeGreaterThan(50);
     expect(Number(taken)).toBe(0);
+  });
+
+  it('by one who was there before exec cost it the capability', async () => {
+    const started = await lab.attack('traced', lab.launcher, WAITING);
+    expect(started).toEqual({ program: 'proxyvpn', CapPrm: NONE });
   });
 
   it('leave no core file: the process is not dumpable, and could not raise its limit', async () => {

@@ -86,6 +86,21 @@ test('up --foreground runs until SIGTERM, and restores the host then', async () 
   expect(dumpDifference(before, await dumpHost(topology.app))).toEqual([]);
 });
 
+test('started as the systemd unit starts it, with an ambient capability under no_new_privs, it works as well', async () => {
+  await setUp();
+  const sets = ['inh-caps', 'ambient-caps', 'bounding-set'].flatMap((set) => [`--${set}`, '-all,+net_admin']);
+  const program = [lab.launcher, 'up', '--proxy', PROXY, '--killswitch', '--foreground'];
+  const service = lab.asUser([`PROXYVPN_STATE_DIR=${lab.home}/state`, ...program], ...sets, '--no-new-privs');
+  const foreground = topology.app.start(['unshare', '--mount', 'sh', '-c', USUAL_DEVICE, 'sh', ...service]);
+  await foreground.until('up', () => foreground.stdout.includes('up; TCP goes through'));
+  const found = ['CapInh', 'CapPrm', 'CapEff', 'CapAmb', 'CapBnd'].map((set) => statusOf(foreground.pid, set));
+  expect(found).toEqual([NONE, NET_ADMIN, NET_ADMIN, NONE, NET_ADMIN]);
+  await expectEcho(topology.app, ADDRESS.origin.v4);
+  process.kill(foreground.pid, 'SIGTERM');
+  expect(await foreground.exitCode()).toBe(0);
+  expect(dumpDifference(before, await dumpHost(topology.app))).toEqual([]);
+});
+
 test('the proxy file is read with the rights of the user, and relative to his directory', async () => {
   await setUp();
   const file = path.join(lab.home, 'proxy.url');

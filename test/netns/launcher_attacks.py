@@ -2,6 +2,7 @@
 
 attach PID                 everything that ptrace access guards
 race DEADLINE_MS ARGV...   starts ARGV and tries to attach from its first instant until the deadline
+traced ARGV...             starts ARGV as its tracer; tells which capability it got
 alter FILE HOW             changes the last byte of FILE by write or through a shared mapping
 bare FILE                  runs FILE without arguments, not even a name, and with an odd environment; prints nothing
 signal                     what rt_sigaction(SIGUSR1) does here, by every ABI the kernel may know
@@ -19,7 +20,7 @@ import time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 libc.syscall.restype = ctypes.c_long
-PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
+PTRACE_TRACEME, PTRACE_SEIZE, PTRACE_DETACH = 0, 0x4206, 17
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 PROCESS_VM_READV = {"x86_64": 310, "aarch64": 270}[platform.machine()]
 
@@ -104,6 +105,21 @@ def race(deadline_ms, argv):
     return {"tries": str(tries), "held": str(held), "taken": str(taken)}
 
 
+def traced(argv):
+    pid = os.fork()
+    if pid == 0:
+        libc.ptrace(PTRACE_TRACEME, 0, None, None)
+        os.execv(argv[0], argv)
+    # It stops in execve, before its first instruction.
+    os.waitpid(pid, 0)
+    with open(f"/proc/{pid}/status", encoding="latin1") as status:
+        permitted = next(line for line in status if line.startswith("CapPrm:")).split()[1]
+    name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return {"program": name, "CapPrm": permitted}
+
+
 def alter(path, how):
     def by_write():
         with open(path, "r+b") as file:
@@ -165,6 +181,8 @@ def main(command, *args):
         return attach(int(args[0]))
     if command == "race":
         return race(int(args[0]), list(args[1:]))
+    if command == "traced":
+        return traced(list(args))
     if command == "alter":
         return alter(*args)
     if command == "bare":

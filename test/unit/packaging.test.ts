@@ -106,3 +106,24 @@ it.runIf(hasProgram('zsh'))('zsh reads its completion', () => {
   ]);
   expect(defined.trim()).toBe('_proxyvpn');
 });
+
+describe.runIf(hasProgram('systemd-analyze'))('the systemd units', () => {
+  const units = ['proxyvpn@.service', 'proxyvpn-killswitch.service'];
+
+  /** A copy whose program exists here, an instance of the template. */
+  function copied(unit: string): string {
+    const text = fs.readFileSync(path.join(root, 'packaging/systemd', unit), 'utf8');
+    const copy = path.join(directory, unit.replace('@', '@corp'));
+    fs.writeFileSync(copy, text.replace('/usr/bin/proxyvpn', '/bin/true'));
+    return copy;
+  }
+
+  it.each(units)('%s is understood whole', (unit) => {
+    expect(shell(['systemd-analyze', 'verify', '--man=no', copied(unit)])).toBe('');
+  });
+
+  it.each(units)('%s: exposed no more than what systemd calls OK', (unit) => {
+    // Tenths; the words change from OK to MEDIUM at 5.0.
+    shell(['systemd-analyze', 'security', '--offline=yes', '--threshold=40', copied(unit)]);
+  });
+});

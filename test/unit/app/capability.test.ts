@@ -29,7 +29,7 @@ describe('without it, exit code 3 and how to get it', () => {
     ['no-new-privs', 'no_new_privs is set'],
     ['nosuid', '/opt/bin/proxyvpn is on a file system mounted nosuid'],
     ['bounding-set', '--cap-add NET_ADMIN'],
-    ['unknown', 'sudo proxyvpn'],
+    ['unknown', 'run it as root'],
   ])('launcher: %s', (reason, hint) => {
     const error = refusal({ PROXYVPN_LAUNCHER: '/opt/bin/proxyvpn', PROXYVPN_UNPRIVILEGED: reason });
     expect([error.code, error.exitCode]).toEqual(['E_NOT_PERMITTED', 3]);
@@ -37,6 +37,6 @@ describe('without it, exit code 3 and how to get it', () => {
   });
 
   it('no launcher', () => {
-    expect(refusal({}).hint).toContain('sudo proxyvpn');
+    expect(refusal({}).hint).toContain('sudo ./scripts/install.sh');
   });
 });

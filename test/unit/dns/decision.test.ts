@@ -14,6 +14,7 @@ const RULES: DecisionRules = {
   bypass: bypassRules([hostName('local'), hostName('corp.example')], true),
   relaysOtherTypes: false,
   isVirtual: (address) => range.covers(address),
+  hosts: new Map(),
   ttl: 60,
 };
 
@@ -160,6 +161,19 @@ describe.each(['virtual', 'over-tcp', 'doh'] as const)('special names in %s mode
     const expected = mode === 'virtual' ? 'no-data' : 'relay';
     expect(ask('1.2.0.192.in-addr.arpa', TYPE.PTR, { mode }).kind).toBe(expected);
   });
+});
+
+it.each(['virtual', 'over-tcp', 'doh'] as const)("in %s mode the proxy's own name has its own addresses", (mode) => {
+  const v4 = addressBytes('10.77.0.2');
+  const v6 = addressBytes('fd77::2');
+  const hosts = new Map([[hostName('proxy.corp.example').key, [v4, v6]]]);
+  expect(ask('Proxy.corp.example', TYPE.A, { mode, hosts })).toEqual({
+    kind: 'records',
+    records: [{ type: 'address', ttl: 60, data: v4 }],
+  });
+  expect(ask('proxy.corp.example', TYPE.AAAA, { mode, hosts })).toMatchObject({ records: [{ data: v6 }] });
+  expect(ask('proxy.corp.example', TYPE.HTTPS, { mode, hosts })).toEqual({ kind: 'no-data' });
+  expect(ask('x.proxy.corp.example', TYPE.A, { mode, hosts }).kind).not.toBe('records');
 });
 
 describe('special names in virtual mode', () => {

@@ -61,6 +61,7 @@ function start(
       bypass: bypassRules([hostName('local')], true),
       relaysOtherTypes: false,
       isVirtual: (address) => range.covers(address),
+      hosts: new Map(),
       ttl: 60,
       ...rules,
     },
