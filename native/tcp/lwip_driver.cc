@@ -428,6 +428,9 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   tcp_sent(e.pcb, DriverCallbacks::sent);
   tcp_err(e.pcb, DriverCallbacks::gone);
   tcp_nagle_disable(e.pcb);
+  // tcp_write() bounds segments by half of it, but by nothing when that is 0: a bound that came later
+  // would be below what is queued, and 2.1.3 computes the difference in 16 unsigned bits.
+  e.pcb->snd_wnd_max = std::max<uint32_t>(e.pcb->snd_wnd_max, 2);
   e.pcb->rto = e.pcb->sv = kFirstRtoTicks;
   e.pcb->rcv_wnd = e.pcb->rcv_ann_wnd = e.window_target;
   e.pcb->rcv_ann_right_edge = e.pcb->rcv_nxt + e.window_target;

@@ -76,6 +76,7 @@ function ruleOp(rule: Rule): RuleAddOp {
     invert: rule.isInverted,
     ...(fwmark !== undefined && { fwmark }),
     ...(fwmask !== undefined && { fwmask }),
+    ...(rule.incomingLink !== undefined && { incomingLink: rule.incomingLink }),
     ...(rule.ipProto === 6 && { ipProto: 'tcp' as const }),
     ...(destination !== undefined && { destination }),
     ...(rule.destinationPorts !== undefined && { dport: rule.destinationPorts[0] }),

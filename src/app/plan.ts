@@ -162,8 +162,21 @@ function rulesOf(
       ? [{ ...tcp, family, priority: priority.lan, table: TABLE_MAIN, suppressPrefixLength: 0 }]
       : [],
   );
+  // What comes from outside for a container must reach it: diverted, it would make this host a door to the proxy
+  // for whoever routes through it.
+  const forwarded = each((family) => [
+    {
+      ...base,
+      family,
+      priority: priority.forwarded,
+      invert: true,
+      incomingLink: 'lo',
+      table: TABLE_MAIN,
+      suppressPrefixLength: 0,
+    },
+  ]);
   const divert = each((family) => [{ ...tcp, family, priority: priority.divert, table: scheme.table }]);
-  return [...own, ...dns, ...users, ...lan, ...divert];
+  return [...own, ...dns, ...users, ...lan, ...forwarded, ...divert];
 }
 
 function policyOf(config: Config, snapshot: Snapshot, scheme: Scheme): FirewallPolicy {

@@ -30,6 +30,8 @@ export interface Scheme {
     readonly bypassUser: number;
     /** `lookup main suppress_prefixlength 0`, only where the LAN is allowed */
     readonly lan: number;
+    /** `not iif lo lookup main suppress_prefixlength 0`: what is forwarded to a network of this host */
+    readonly forwarded: number;
     /** `ipproto tcp lookup TABLE`: the rule that diverts */
     readonly divert: number;
     /** `nop`: where the exceptions go on, so that rules of others behind ours still count for them */
@@ -53,7 +55,15 @@ export function schemeFor(name: string, slot: number): Scheme {
     fwmark: 0x50560000 + slot, // "PV"
     exemptConnectionMark: 0x50560100 + slot,
     table: 52100 + slot,
-    priority: { own: base, dns: base + 1, bypassUser: base + 2, lan: base + 4, divert: base + 6, end: base + 8 },
+    priority: {
+      own: base,
+      dns: base + 1,
+      bypassUser: base + 2,
+      lan: base + 4,
+      forwarded: base + 5,
+      divert: base + 6,
+      end: base + 8,
+    },
     tun: `pvpn${slot}`,
     tunAddress4: `198.18.0.${slot + 1}`,
     tunAddress6: `fd70:7670:6e00::${(slot + 1).toString(16)}`,

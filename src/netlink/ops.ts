@@ -74,6 +74,8 @@ export interface RuleAddOp {
   /** Default: the full mask. */
   readonly fwmask?: number;
   readonly ipProto?: 'tcp' | 'udp';
+  /** FRA_IIFNAME; `lo`: made on this host. */
+  readonly incomingLink?: string;
   /** CIDR */
   readonly destination?: string;
   readonly dport?: number;
@@ -299,6 +301,7 @@ function ruleOf(op: RuleAddOp): Rule {
     destination: op.destination && canonicalDestination(op.destination),
     fwmark: op.fwmark,
     fwmask: op.fwmark === undefined ? undefined : (op.fwmask ?? 0xffffffff),
+    incomingLink: op.incomingLink,
     ipProto: op.ipProto && IP_PROTO[op.ipProto],
     destinationPorts: op.dport === undefined ? undefined : [op.dport, op.dport],
     uidRange: op.uidRange,

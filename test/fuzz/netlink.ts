@@ -58,6 +58,15 @@ function answering(answer: Uint8Array, message: Uint8Array): Uint8Array {
   return reply;
 }
 
+/** What kind of line it is: its words, without the names and numbers. */
+function shapeOf(line: string): string {
+  const isWord =
+    /^(unicast|local|broadcast|blackhole|unreachable|prohibit|throw|multicast|from|to|via|dev|metric|src|congctl|not)$/;
+  const isRuleWord = /^(fwmark|iif|oif|uidrange|ipproto|sport|dport|tos|goto|nop|suppress_\w+|nodad|noprefixroute)$/;
+  const words = line.split(' ').filter((word) => isWord.test(word) || isRuleWord.test(word));
+  return [...new Set(words)].join(' ');
+}
+
 main((input) => {
   const [who = 0, hasSequence = 0] = input;
   const answer = input.subarray(2);
@@ -68,12 +77,13 @@ main((input) => {
     const lines = read((_protocol, message) =>
       Buffer.from(hasSequence % 8 === 7 ? answer : answering(answer, message)),
     );
-    // Numbers out: it is what kinds of lines there are that tells two answers apart.
-    const kinds = new Set(lines.map((line) => line.replace(/[0-9a-f.:/]+/g, '#').slice(0, 80)));
-    return `${index} read ${Math.min(lines.length, 3)} ${[...kinds].sort().slice(0, 2).join('|')}`;
+    const shapes = new Set(lines.map(shapeOf));
+    return `${index} read ${Math.min(lines.length, 2)} ${[...shapes].sort()[0] ?? ''}`;
   } catch (error) {
     if (!(error instanceof ProxyVpnError)) throw error;
     insist(error.message.length < 20_000, 'a message has a bound');
-    return `${index} ${error.code} ${error.message.replace(/\d+/g, '#').slice(0, 100)}`;
+    // What the kernel says on top of a number may be anything.
+    const why = error.code === 'E_NETLINK' ? '' : error.message.replace(/\d+/g, '#');
+    return `${index} ${error.code} ${why}`;
   }
 });

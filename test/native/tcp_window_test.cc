@@ -187,6 +187,25 @@ TEST("a window of a few bytes is no reason to give up a download") {
   }
 }
 
+TEST("a window that is none in the SYN and opens slowly carries every byte") {
+  for (uint16_t first : {uint16_t{0}, uint16_t{1}}) {
+    CheckedLab lab;
+    AppTcp& app = lab.apps.prepare({.window_scale = std::nullopt});
+    app.inject(lab::kSyn, app.initial_seq(), 0, {}, first);
+    REQUIRE(lab.until([&] { return lab.proxy_of(app) != nullptr; }));
+    lab.proxy_of(app)->reply_ok();
+    lab.proxy_of(app)->send(lab::pattern(1, 100'000));
+    lab.engine().step(0, lab.now_ms());
+    lab.engine().step(0, lab.now_ms());
+    for (uint16_t window : {uint16_t{2}, uint16_t{50}, uint16_t{3000}}) {
+      app.inject(lab::kAck, app.initial_seq() + 1, app.rcv_nxt(), {}, window);
+      lab.advance(100);
+    }
+    REQUIRE(lab.until([&] { return app.received.size() == 100'000; }, 60'000));
+    CHECK_EQ(lab::first_difference(app.received, 1), -1);
+  }
+}
+
 TEST("a trickle of small segments from the app to a shut upstream arrives once it reads") {
   for (uint32_t piece : {1u, 10u, 100u}) {
     CheckedLab lab;

@@ -33,6 +33,8 @@ describe('the plan', () => {
       ip -6 rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
       ip rule add priority 5201 to 10.0.0.53/32 ipproto tcp dport 53 goto 5208 protocol 210
       ip -6 rule add priority 5201 to fd00::53/128 ipproto tcp dport 53 goto 5208 protocol 210
+      ip rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip -6 rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
       ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
       ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
     `);
@@ -72,6 +74,8 @@ describe('the plan', () => {
       ip -6 rule add priority 5202 uidrange 1001-1001 ipproto tcp goto 5208 protocol 210
       ip rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
       ip -6 rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
+      ip rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip -6 rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
       ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
       ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
     `);
