@@ -1,8 +1,10 @@
 // libnftables, opened at run time: a host without it still gets the addon, and another backend.
 //
-// A command runs on a worker thread with a context of its own: no cache outlives it, and the event
-// loop does not wait for the kernel. One at a time: contexts of old releases share global tables.
-// What the commands mean is the business of src/firewall.
+// A command runs on a worker thread, one at a time, so that the event loop does not wait for the
+// kernel. One context serves them all, made with the first command: libnftables waits for its
+// socket with select(2), and a socket made when a thousand flows are open would have too high a
+// number for that. Its cache is checked against the kernel's generation every time. What the
+// commands mean is the business of src/firewall.
 #include "nftables_binding.h"
 
 #include <dlfcn.h>
@@ -17,6 +19,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "../base/unique_fd.h"
 
@@ -49,6 +52,7 @@ struct Outcome {
 std::mutex running;
 
 std::mutex loading;
+// Never freed: the kept context belongs to its functions.
 std::shared_ptr<const Library> loaded;  // under `loading`
 std::string loaded_name;                // under `loading`
 
@@ -93,6 +97,8 @@ std::string load(const std::string& name) {
     dlclose(handle);
     return why;
   }
+  static std::vector<std::shared_ptr<const Library>> all;
+  all.push_back(library);
   loaded = std::move(library);
   loaded_name = name;
   return "";
@@ -109,6 +115,23 @@ int netfilter_socket_error() {
   return fd ? 0 : errno;
 }
 
+/// The context of this library; null when it cannot be made. Under `running`.
+nft_ctx* kept_context(const Library& library) {
+  static nft_ctx* context = nullptr;
+  static const Library* made_by = nullptr;
+  if (context && made_by == &library) return context;
+  if (context) made_by->context_free(context);
+  made_by = &library;
+  context = library.context_new(kContextFlags);
+  if (!context) return nullptr;
+  // Unbuffered, they would be written to our own stdout and stderr.
+  if (library.buffer_output(context) != 0 || library.buffer_error(context) != 0) {
+    library.context_free(context);
+    context = nullptr;
+  }
+  return context;
+}
+
 Outcome run_command(const Library& library, const std::string& command, unsigned output_flags,
                     bool is_dry) {
   std::lock_guard guard(running);
@@ -116,21 +139,14 @@ Outcome run_command(const Library& library, const std::string& command, unsigned
     const char* text = strerrordesc_np(err);
     return {-1, "", std::string("cannot open a netfilter socket: ") + (text ? text : "unknown")};
   }
-  nft_ctx* context = library.context_new(kContextFlags);
-  if (!context) return {-1, "", "nft_ctx_new failed"};
+  nft_ctx* context = kept_context(library);
+  if (!context) return {-1, "", "nft_ctx_new failed, or it cannot buffer its output"};
   library.set_output_flags(context, output_flags);
   library.set_dry_run(context, is_dry);
-  // Unbuffered, they would be written to our own stdout and stderr.
-  bool is_buffered = library.buffer_output(context) == 0 && library.buffer_error(context) == 0;
   Outcome outcome;
-  if (is_buffered) {
-    outcome.rc = library.run(context, command.c_str());
-    if (const char* text = library.output(context)) outcome.out = text;
-    if (const char* text = library.error(context)) outcome.err = text;
-  } else {
-    outcome.err = "libnftables cannot buffer its output";
-  }
-  library.context_free(context);
+  outcome.rc = library.run(context, command.c_str());
+  if (const char* text = library.output(context)) outcome.out = text;
+  if (const char* text = library.error(context)) outcome.err = text;
   return outcome;
 }
 

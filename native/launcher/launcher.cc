@@ -98,7 +98,6 @@ constexpr const char* kNodeOptions[] = {
     "--preserve-symlinks",
     "--preserve-symlinks-main",
     "--max-semi-space-size=1",
-    "--",
 };
 
 constexpr int kFailed = 1;

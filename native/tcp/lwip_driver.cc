@@ -38,6 +38,7 @@ constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for
 constexpr int kMaxParts = 64;                          // pbufs of one packet
 constexpr uint32_t kFirstRtoTicks = 4;  // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
 constexpr uint32_t kSmallestWindow = 4096;
+constexpr uint16_t kSmallestMss = 64;  // less is a lie; segments would be nothing but headers
 // lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of
 // socket memory, say) it will have room again soon.
 constexpr int16_t kLongestRtoTicks = 100;
@@ -394,7 +395,7 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   uint32_t largest = options_.mtu - (key.is_v6() ? 60 : 40);
   if (uint16_t mss = wire::mss_option(view)) e.peer_mss = mss;
   if (e.peer_mss > largest) e.peer_mss = static_cast<uint16_t>(largest);
-  if (e.peer_mss < 64) e.peer_mss = 64;  // a lie; smaller segments would be nothing but headers
+  if (e.peer_mss < kSmallestMss) e.peer_mss = kSmallestMss;
   wire::set_mss_option(view, TCP_MSS);
 
   // Near the limit new connections start with less: the sum of all windows is what bounds memory.
@@ -429,8 +430,9 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   tcp_err(e.pcb, DriverCallbacks::gone);
   tcp_nagle_disable(e.pcb);
   // tcp_write() bounds segments by half of it, but by nothing when that is 0: a bound that came later
-  // would be below what is queued, and 2.1.3 computes the difference in 16 unsigned bits.
-  e.pcb->snd_wnd_max = std::max<uint32_t>(e.pcb->snd_wnd_max, 2);
+  // would be below what is queued, and 2.1.3 computes the difference in 16 unsigned bits. Nor may it
+  // be below the options of a SYN-ACK that is sent again.
+  e.pcb->snd_wnd_max = std::max<uint32_t>(e.pcb->snd_wnd_max, 2 * kSmallestMss);
   e.pcb->rto = e.pcb->sv = kFirstRtoTicks;
   e.pcb->rcv_wnd = e.pcb->rcv_ann_wnd = e.window_target;
   e.pcb->rcv_ann_right_edge = e.pcb->rcv_nxt + e.window_target;

@@ -9,6 +9,8 @@ import type { UpstreamUrl } from '../proxy/upstream-url.ts';
 /** The port that proxies allow if they allow any; the target is the proxy itself, so nobody else is bothered. */
 const PROBE_PORT = 443;
 const PROBE_TIMEOUT_MS = 5000;
+/** What web servers say to CONNECT: bad request, not found, method not allowed, not implemented. */
+const ODD_STATUSES: readonly number[] = [400, 404, 405, 501];
 
 export type Prober = (upstream: UpstreamAddress, request: string) => Promise<ProbeResult>;
 
@@ -29,7 +31,7 @@ export function judgeProbe(
   result: ProbeResult,
   address: UpstreamAddress,
   upstream: UpstreamUrl,
-): { readonly kind: 'good' } | { readonly kind: 'unreachable' } | { readonly kind: 'silent' } {
+): { readonly kind: 'good' | 'unreachable' | 'silent' } | { readonly kind: 'doubtful'; readonly status: number } {
   const endpoint = endpointText(address.address, address.port);
   if (!result.connected) return { kind: 'unreachable' };
   const parsed = parseReplyHead(result.reply);
@@ -40,6 +42,8 @@ export function judgeProbe(
       hint: 'give user and password: --proxy-file, PROXYVPN_PROXY, or http://USER:PASSWORD@HOST:PORT',
     });
   }
+  if (parsed.kind === 'head' && ODD_STATUSES.includes(parsed.status))
+    return { kind: 'doubtful', status: parsed.status };
   if (parsed.kind === 'head') return { kind: 'good' };
   if (parsed.kind === 'malformed') {
     throw new ProxyVpnError('E_NOT_A_PROXY', `${endpoint} is not an HTTP proxy: ${parsed.why}`, {
@@ -66,6 +70,10 @@ export async function preflight(
     const result = await probe(address, request);
     const verdict = judgeProbe(result, address, upstream);
     if (verdict.kind === 'good') return { answered: address, warnings: [] };
+    if (verdict.kind === 'doubtful') {
+      const text = `${endpoint} answers CONNECT with ${verdict.status}, as a web server does; is it a proxy? Going on`;
+      return { answered: address, warnings: [text] };
+    }
     if (verdict.kind === 'silent') {
       const how = result.errno === 0 ? 'closed the connection without an answer' : `gave no answer (${result.code})`;
       return { answered: address, warnings: [`the proxy ${endpoint} ${how} to a CONNECT to itself; going on`] };

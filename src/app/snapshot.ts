@@ -59,7 +59,7 @@ export async function takeSnapshot(request: NetlinkRequest, inputs: SnapshotInpu
 function otherTables(request: NetlinkRequest, slot: number): readonly number[] {
   const tables = Array.from({ length: SLOTS }, (_, other) => schemeFor('', other).table);
   const found = rules(request, 4).filter(
-    ({ protocol, isInverted, table }) => protocol === ROUTE_PROTOCOL && isInverted && tables.includes(table),
+    ({ protocol, action, table }) => protocol === ROUTE_PROTOCOL && action === 'lookup' && tables.includes(table),
   );
   return found.map(({ table }) => table).filter((table) => table !== schemeFor('', slot).table);
 }

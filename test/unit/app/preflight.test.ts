@@ -18,8 +18,16 @@ const answering =
 const run = (...results: readonly ProbeResult[]) => preflight(UPSTREAM, [FIRST, SECOND], answering(...results));
 
 test('any HTTP answer but a demand for a login shows a proxy', async () => {
-  for (const status of ['200 OK', '403 Forbidden', '502 Bad Gateway', '503 Busy', '404 Not Found'])
+  for (const status of ['200 OK', '403 Forbidden', '502 Bad Gateway', '503 Busy'])
     expect(await run(reply(`HTTP/1.1 ${status}\r\n\r\n`))).toEqual({ answered: FIRST, warnings: [] });
+});
+
+test('what web servers say to CONNECT is doubted, but does not end `up`', async () => {
+  for (const status of ['400 Bad Request', '404 Not Found', '405 Not Allowed', '501 Not Implemented']) {
+    const { answered, warnings } = await run(reply(`HTTP/1.1 ${status}\r\n\r\n`));
+    expect(answered).toBe(FIRST);
+    expect(warnings).toEqual([expect.stringContaining('is it a proxy?')]);
+  }
 });
 
 test('the next address is tried when one does not take the connection', async () => {
