@@ -333,8 +333,8 @@ void Driver::release_promise(Endpoint& e) {
 // ---- from the app ----
 
 void Driver::input(Endpoint& e, wire::SegmentView& s) {
-  // Options were read when the SYN was accepted. lwIP would take MSS and window scale again, from any
-  // segment: so the list ends where it begins.
+  // Options were read when the SYN was accepted. lwIP would take MSS and window scale again, from
+  // any segment: so the list ends where it begins.
   constexpr uint32_t kPlainHeaderBytes = 20;
   if (s.header_bytes > kPlainHeaderBytes) s.tcp[kPlainHeaderBytes] = 0;
   pbuf* p;
@@ -429,9 +429,9 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   tcp_sent(e.pcb, DriverCallbacks::sent);
   tcp_err(e.pcb, DriverCallbacks::gone);
   tcp_nagle_disable(e.pcb);
-  // tcp_write() bounds segments by half of it, but by nothing when that is 0: a bound that came later
-  // would be below what is queued, and 2.1.3 computes the difference in 16 unsigned bits. Nor may it
-  // be below the options of a SYN-ACK that is sent again.
+  // tcp_write() bounds segments by half of it, but by nothing when that is 0: a bound that came
+  // later would be below what is queued, and 2.1.3 computes the difference in 16 unsigned bits. Nor
+  // may it be below the options of a SYN-ACK that is sent again.
   e.pcb->snd_wnd_max = std::max<uint32_t>(e.pcb->snd_wnd_max, 2 * kSmallestMss);
   e.pcb->rto = e.pcb->sv = kFirstRtoTicks;
   e.pcb->rcv_wnd = e.pcb->rcv_ann_wnd = e.window_target;

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kSlots = 4;
 constexpr size_t kMostOps = 300;  // an input that goes on for ever is only slow
 constexpr size_t kMostBytes = 1 << 20;
+constexpr uint64_t kTickMs = 50;
 constexpr uint64_t kUnderflow = 1ull << 40;
 
 struct Slot {
@@ -86,7 +87,7 @@ class Scenario {
         break;
       case 13: segment(slot); break;
       case 14: stranger(); break;
-      case 15: lab_.advance(input_.u8()); break;
+      case 15: wait(input_.u8()); break;
       case 16: lab_.skip(uint64_t{input_.u8()} * 1000); break;
       case 17: disturb(slot); break;
       case 18: lab_.engine().set_upstreams(upstreams(input_.u8() % 4)); break;
@@ -144,6 +145,10 @@ class Scenario {
     if (!slot.app || slot.app_bytes + bytes > kMostBytes) return;
     slot.app->send(lab::pattern(slot.seed + 1000, bytes, slot.app_bytes));
     slot.app_bytes += bytes;
+  }
+
+  void wait(uint64_t ms) {
+    for (uint64_t step; ms > 0; ms -= step) lab_.skip(step = std::min<uint64_t>(ms, kTickMs));
   }
 
   // Any segment of a connection, its numbers near the true ones.
