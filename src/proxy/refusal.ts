@@ -152,9 +152,18 @@ function explainRedirect({ reply, credentials }: Refusal): string {
   const location = headerValues(reply, 'location')[0] ?? '';
   // Before URL: it changes the case of host names.
   const target = credentials === undefined ? location : credentials.scrub(location);
-  const origin = URL.canParse(target) ? new URL(target).origin : 'null';
+  const origin = originOf(target);
   const where = origin === 'null' ? '' : ` to ${printable(origin, undefined)}`;
   return `redirected${where}: a login page (captive portal), or no proxy but a web server`;
+}
+
+/** 'null' for what is no URL, as for those without an origin. Once hot, URL.canParse() of Node 20 errs on Latin-1. */
+function originOf(text: string): string {
+  try {
+    return new URL(text).origin;
+  } catch {
+    return 'null';
+  }
 }
 
 /** The reason phrase, unless it only repeats what the status means anyway. */

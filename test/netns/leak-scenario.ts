@@ -139,7 +139,6 @@ export interface LeakReport {
   /** Packets in the window that went to the proxy. */
   readonly toProxy: number;
   readonly gaps: readonly number[];
-  readonly seconds: number;
 }
 
 /** What to look at to know that the filter is in force. */
@@ -191,7 +190,6 @@ export async function liveAndDie(topology: Topology, cli: Cli, filter: FilterSig
     leaks: (await capture.others(toProxy(PROXY_PORT))).filter(inWindow),
     toProxy: (await capture.packets(toProxy(PROXY_PORT))).filter(inWindow).length,
     gaps,
-    seconds: (toMs - fromMs) / 1000,
   };
 }
 

@@ -82,7 +82,6 @@ describe('with the killswitch', () => {
     expect(report.leaks.map(({ text }) => text)).toEqual([]);
     expect(report.gaps).toEqual([]);
     expect(report.toProxy).toBeGreaterThan(100);
-    expect(report.seconds).toBeGreaterThan(2);
   });
 
   test('as it is while killed, it stays for a second daemon that is killed at once', { timeout: LONG_MS }, async () => {

@@ -98,7 +98,7 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     expect(await pingCode(ADDRESS.origin[family])).not.toBe(0);
     const quic = await datagram(DATAGRAM_ADDRESS[family], 443);
     expect(quic.outcome).toMatch(/^E(CONNREFUSED|HOSTUNREACH|ACCES|PERM)$/);
-    expect(quic.ms).toBeLessThan(200);
+    expect(quic.ms).toBeLessThan(1000);
   });
 
   test('killswitch on: a program that binds to the uplink is refused at once, even at the proxy itself', async () => {
