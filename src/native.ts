@@ -7,6 +7,27 @@ export interface UpstreamAddress {
   readonly port: number;
 }
 
+/** The table of virtual addresses (src/dns/virtual-range.ts) that all queues share, and who answers DNS. */
+export interface EngineNames {
+  /** CIDR. */
+  readonly prefix4: string;
+  readonly prefix6: string;
+  /** Blocks of the IPv4 range that stand for nothing, ascending: address offset from its beginning, and size. */
+  readonly gaps4: readonly { readonly offset: number; readonly size: number }[];
+  /**
+   * A word per slot, service slots included: the engine sets bit 31 and adds 1 when a SYN to the slot's address comes,
+   * and subtracts 1 when the flow is gone, atomically. Its memory is kept alive and shared.
+   */
+  readonly flowWords: Uint32Array;
+  /**
+   * Whether UDP datagrams and TCP streams to port 53, of any address but the virtual ones, are DNS of this host:
+   * datagrams go to `onDatagrams`, streams to `dnsSocket` behind a line of the PROXY protocol, version 1.
+   */
+  readonly catchesDns: boolean;
+  /** Path of a unix stream socket; '' where `catchesDns` is false. */
+  readonly dnsSocket: string;
+}
+
 export interface EngineOptions {
   /** Descriptors of one TUN device, one per queue. The engine duplicates them. */
   readonly tunFds: readonly number[];
@@ -32,6 +53,10 @@ export interface EngineOptions {
   readonly maxPendingFlows: number;
   /** Connections to the proxy to keep open ahead of need; 0 = none. */
   readonly predial?: number;
+  /** Names instead of numbers; left out: every address is an address, and port 53 a port like others. */
+  readonly names?: EngineNames;
+  /** Accept early, learn the host's name from the first bytes, CONNECT by it. */
+  readonly sniff?: boolean;
   /** Report every opened and closed flow as an event (-v); refusals are always reported. */
   readonly flowEvents: boolean;
   /** Test only: 1 packet in N is lost, each way; 0 = none. */
@@ -63,6 +88,13 @@ export interface NativeEngine {
   /** COUNTER_SLOTS sums over all queues, read from shared memory without waking the engine's threads. */
   counters(): BigUint64Array;
   setUpstreams(addresses: readonly UpstreamAddress[]): void;
+  /**
+   * What slots stand for from now on; undefined: nothing. In force for every queue when this returns. A flow keeps the
+   * name of its SYN.
+   */
+  setNames(changes: readonly { readonly slot: number; readonly hostname: string | undefined }[]): void;
+  /** Writes UDP datagrams into the TUN, see src/tunstack/datagrams.ts. Those that do not fit are dropped. */
+  sendDatagrams(batch: Uint8Array): void;
   /** Up to `limit` flows as one buffer of records, see src/tunstack/flow.ts. */
   flows(limit: number): Promise<Buffer>;
   /** Resets every flow and joins the thread. Idempotent. */
@@ -96,7 +128,11 @@ export interface NativeAddon {
   closeFd(fd: number): void;
 
   /** @param onEvents is called with batches of event records, see src/tunstack/flow.ts */
-  startEngine(options: EngineOptions, onEvents: (batch: Buffer) => void): NativeEngine;
+  startEngine(
+    options: EngineOptions,
+    onEvents: (batch: Buffer) => void,
+    onDatagrams?: (batch: Buffer) => void,
+  ): NativeEngine;
 
   probe(
     upstream: UpstreamAddress,
