@@ -81,6 +81,14 @@ export const COUNTER = {
   bufferedBytes: 13,
   givenUpFlows: 14,
   tunWriteErrors: 15,
+  /** DNS queries handed to `onDatagrams`, replies written, and either of them dropped. */
+  datagramsFromApp: 16,
+  datagramsToApp: 17,
+  droppedDatagrams: 18,
+  /** UDP and echo requests answered by "port unreachable". */
+  refusedDatagrams: 19,
+  /** Flows to virtual addresses that stand for nothing: refused. */
+  unnamedFlows: 20,
 } as const;
 export const COUNTER_SLOTS = 32;
 
@@ -118,6 +126,49 @@ export interface ProbeResult {
   readonly reply: Buffer;
 }
 
+/** One packet that may go past the tunnel, see native/binding/leak_probe_binding.cc. */
+export interface LeakProbe {
+  /** `echo`: an ICMP echo request; `raw`: IP protocol 253, which needs CAP_NET_RAW. */
+  readonly kind: 'tcp' | 'udp' | 'echo' | 'raw';
+  readonly address: string;
+  /** 0 where the kind has no ports. */
+  readonly port: number;
+  /** Address to bind to; left out: the kernel's choice. */
+  readonly source?: string;
+  /** SO_BINDTODEVICE */
+  readonly device?: string;
+  /** SO_MARK */
+  readonly mark?: number;
+  /** ifindex by which multicast leaves. */
+  readonly multicastIndex?: number;
+  readonly payload?: Uint8Array;
+  /** TCP: whether to wait for bytes after the connection is made. The others always do. */
+  readonly wantsAnswer?: boolean;
+}
+
+/** What became of a LeakProbe. */
+export interface LeakProbeResult {
+  /**
+   * The call that failed at once, or `answer` for what came later, or never; '' when an answer came, or a connection
+   * that was all that was wanted.
+   */
+  readonly step: '' | 'socket' | 'mark' | 'device' | 'source' | 'connect' | 'send' | 'answer';
+  /** Symbolic errno, ETIMEDOUT at the deadline; '' without a failure. */
+  readonly code: string;
+  /** TCP only. */
+  readonly isConnected: boolean;
+  /** '' when there was none. */
+  readonly localAddress: string;
+  /** Of the ICMP error that ended it; -1: none. */
+  readonly icmpType: number;
+  readonly icmpCode: number;
+  /** Who sent the ICMP error; '' when not known. */
+  readonly icmpFrom: string;
+  readonly answer: Buffer;
+  /** ifindex of each device by which the packet was seen to leave. */
+  readonly seenOn: readonly number[];
+}
+
 /** Functions of build/Release/proxyvpn.node. System call failures are thrown as SystemCallFailure. */
 export interface NativeAddon {
   /** `lwip 2.1.3` and the like, for bug reports. */
@@ -139,6 +190,15 @@ export interface NativeAddon {
     options: { readonly fwmark: number; readonly request: string; readonly timeoutMs: number },
   ): Promise<ProbeResult>;
 
+  /**
+   * Sends all of them at once and waits for what comes back, at most so long.
+   * @returns `watchCode`: '' when all that leaves was watched, else why not (EPERM: no CAP_NET_RAW; ENOBUFS: with gaps)
+   */
+  sendProbes(
+    probes: readonly LeakProbe[],
+    timeoutMs: number,
+  ): Promise<{ readonly results: readonly LeakProbeResult[]; readonly watchCode: string }>;
+
   /** One request to AF_NETLINK; every answer message back to back, until ACK, ERROR or DONE. */
   netlinkRequest(protocol: number, message: Uint8Array): Buffer;
 
@@ -147,8 +207,19 @@ export interface NativeAddon {
   /** Runs on a worker thread, a context per call. @param outputFlags NFT_CTX_OUTPUT_* */
   nftRun(command: string, outputFlags: number, dryRun: boolean): Promise<NftResult>;
 
+  /** An unbound UDP socket with SO_MARK, for `dgram.Socket.bind({ fd })`, which then owns the descriptor. */
+  markedUdpSocket(family: 4 | 6, fwmark: number): number;
+  /**
+   * A TCP socket with SO_MARK that has begun to connect, for `net.Socket({ fd })`, which then owns the descriptor;
+   * whether the connection comes about is seen there.
+   */
+  markedTcpSocket(address: string, port: number, fwmark: number): number;
+
   /** flock(2) LOCK_EX|LOCK_NB; false when another holds it. */
   flockExclusive(fd: number): boolean;
+
+  /** Gives freed memory and the program file's own pages back to the kernel; what is needed again comes by faults. */
+  trimMemory(): void;
 }
 
 let loaded: NativeAddon | undefined;

@@ -22,6 +22,29 @@ using binding::boolean;
 using binding::number;
 using binding::text;
 
+constexpr const char* kBadNames = "names: not a table of names";
+
+// EngineNames of src/native.ts. @return nothing when it is none
+std::shared_ptr<stack::NameTable> read_names(const Napi::Object& names) {
+  std::vector<wire::VirtualRange::Gap> gaps;
+  Napi::Value list = names.Get("gaps4");
+  Napi::Value words = names.Get("flowWords");
+  if (!list.IsArray() || !words.IsTypedArray() ||
+      words.As<Napi::TypedArray>().TypedArrayType() != napi_uint32_array)
+    return nullptr;
+  for (uint32_t i = 0; i < list.As<Napi::Array>().Length(); i++) {
+    auto gap = list.As<Napi::Array>().Get(i).As<Napi::Object>();
+    gaps.push_back(
+        {static_cast<uint32_t>(number(gap, "offset")), static_cast<uint32_t>(number(gap, "size"))});
+  }
+  auto flow_words = words.As<Napi::Uint32Array>();
+  auto range =
+      wire::VirtualRange::make(text(names, "prefix4"), text(names, "prefix6"), std::move(gaps),
+                               static_cast<uint32_t>(flow_words.ElementLength()));
+  if (!range) return nullptr;
+  return std::make_shared<stack::NameTable>(std::move(*range), flow_words.Data());
+}
+
 // How a JavaScript engine object owns the native one: the environment's cleanup hook and stop()
 // both join the thread before the thread-safe functions go (nodejs/node#38775 lists the races).
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
@@ -30,6 +53,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return DefineClass(env, "Engine",
                        {InstanceMethod<&EngineObject::counters>("counters"),
                         InstanceMethod<&EngineObject::set_upstreams>("setUpstreams"),
+                        InstanceMethod<&EngineObject::set_names>("setNames"),
+                        InstanceMethod<&EngineObject::send_datagrams>("sendDatagrams"),
                         InstanceMethod<&EngineObject::flows>("flows"),
                         InstanceMethod<&EngineObject::stop>("stop")});
   }
@@ -37,14 +62,13 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   explicit EngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineObject>(info) {
     Napi::Env env = info.Env();
     auto options = info[0].As<Napi::Object>();
-    if (!read_upstreams(env, options.Get("upstreams"))) return;
-    events_ =
-        Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "proxyvpn-events", 0, 1);
-    events_.Unref(env);  // waiting for events does not keep the process
+    if (!read_upstreams(env, options.Get("upstreams")) || !read_names_option(env, options)) return;
+    events_ = listener(info[1], "proxyvpn-events");
+    if (info[2].IsFunction()) datagrams_ = listener(info[2], "proxyvpn-datagrams");
     base::Failure failure = create_engines(options);
     if (failure.syscall) {
       running_->engines.clear();
-      events_.Release();
+      release_listeners();
       is_finished_ = true;
       throw_errno(env, failure.syscall, failure.error);
       return;
@@ -77,9 +101,17 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       parts.dialer =
           std::make_unique<relay::SocketDialer>(static_cast<uint32_t>(number(options, "fwmark")));
       parts.options = read_options(options, queues);
+      parts.options.relay.names = names_;
+      parts.options.relay.catches_dns = catches_dns_;
+      parts.options.relay.dns_socket = dns_socket_;
       parts.wake = [events = events_, weak = std::weak_ptr<Running>(running_)] {
-        wake_up(events, weak);
+        wake_up(events, weak, &engine::EngineFace::take_events);
       };
+      if (datagrams_) {
+        parts.wake_datagrams = [datagrams = datagrams_, weak = std::weak_ptr<Running>(running_)] {
+          wake_up(datagrams, weak, &engine::EngineFace::take_datagrams);
+        };
+      }
       parts.group = group;
       parts.queue = i;
       base::Failure failure{nullptr, 0};
@@ -106,6 +138,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows")) / queues;
     out.driver.mtu = static_cast<uint32_t>(number(options, "mtu"));
     out.relay.predial = (static_cast<uint32_t>(number(options, "predial")) + queues - 1) / queues;
+    out.relay.sniffs = boolean(options, "sniff");
     out.flow_events = boolean(options, "flowEvents");
     out.faults.drop_one_in = static_cast<uint32_t>(number(options, "dropOneIn"));
     return out;
@@ -125,17 +158,47 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return true;
   }
 
+  bool read_names_option(Napi::Env env, const Napi::Object& options) {
+    Napi::Value value = options.Get("names");
+    if (!value.IsObject()) return true;
+    auto names = value.As<Napi::Object>();
+    names_ = read_names(names);
+    catches_dns_ = boolean(names, "catchesDns");
+    if (catches_dns_) dns_socket_ = relay::unix_address(text(names, "dnsSocket"));
+    if (!names_ || (catches_dns_ && dns_socket_.length == 0)) {
+      Napi::TypeError::New(env, names_ ? "dnsSocket: not a path of a socket" : kBadNames)
+          .ThrowAsJavaScriptException();
+      return false;
+    }
+    flow_words_ = Napi::Persistent(names.Get("flowWords").As<Napi::Object>());
+    return true;
+  }
+
+  // Waiting for its calls does not keep the process.
+  static Napi::ThreadSafeFunction listener(const Napi::Value& callback, const char* name) {
+    Napi::Env env = callback.Env();
+    auto out = Napi::ThreadSafeFunction::New(env, callback.As<Napi::Function>(), name, 0, 1);
+    out.Unref(env);
+    return out;
+  }
+
+  void release_listeners() {
+    events_.Release();
+    if (datagrams_) datagrams_.Release();
+  }
+
   struct Running {
     std::vector<std::unique_ptr<engine::EngineFace>> engines;
   };
 
-  // On the engine's thread: one call for a whole burst of events. The call may come after stop().
-  static void wake_up(const Napi::ThreadSafeFunction& events, const std::weak_ptr<Running>& weak) {
-    events.NonBlockingCall([weak](Napi::Env env, Napi::Function callback) {
+  // On the engine's thread: one call for a whole burst. The call may come after stop().
+  static void wake_up(const Napi::ThreadSafeFunction& listener, const std::weak_ptr<Running>& weak,
+                      std::vector<uint8_t> (engine::EngineFace::*take)()) {
+    listener.NonBlockingCall([weak, take](Napi::Env env, Napi::Function callback) {
       auto running = weak.lock();
       if (!running) return;
-      for (auto& engine : running->engines) {
-        std::vector<uint8_t> records = engine->take_events();
+      for (size_t i = 0; i < running->engines.size(); i++) {  // the callback may stop them
+        std::vector<uint8_t> records = (running->engines[i].get()->*take)();
         if (!records.empty())
           callback.Call({Napi::Buffer<uint8_t>::Copy(env, records.data(), records.size())});
       }
@@ -154,6 +217,24 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   void set_upstreams(const Napi::CallbackInfo& info) {
     if (is_finished_ || !read_upstreams(info.Env(), info[0])) return;
     for (auto& engine : running_->engines) engine->set_upstreams(upstreams_);
+  }
+
+  void set_names(const Napi::CallbackInfo& info) {
+    if (is_finished_ || !names_ || !info[0].IsArray()) return;
+    auto changes = info[0].As<Napi::Array>();
+    for (uint32_t i = 0; i < changes.Length(); i++) {
+      Napi::HandleScope scope(info.Env());
+      auto change = changes.Get(i).As<Napi::Object>();
+      names_->set(static_cast<uint32_t>(number(change, "slot")), text(change, "hostname"));
+    }
+  }
+
+  // Any queue will do; a program's kernel does not ask which one its answer came by.
+  void send_datagrams(const Napi::CallbackInfo& info) {
+    if (is_finished_ || !info[0].IsTypedArray()) return;
+    auto batch = info[0].As<Napi::Uint8Array>();
+    const uint8_t* bytes = batch.Data();
+    running_->engines[0]->send_datagrams({bytes, bytes + batch.ByteLength()});
   }
 
   // Gathers the answers of all engines; the last one resolves the promise.
@@ -209,12 +290,18 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       engine->counters().add_to(final_counters_.data());
     }
     running_->engines.clear();
-    events_.Release();
+    release_listeners();
+    flow_words_.Reset();
   }
 
   std::shared_ptr<Running> running_ = std::make_shared<Running>();
   std::vector<relay::UpstreamAddress> upstreams_;
+  std::shared_ptr<stack::NameTable> names_;
+  bool catches_dns_ = false;
+  relay::UpstreamAddress dns_socket_;
+  Napi::ObjectReference flow_words_;
   Napi::ThreadSafeFunction events_;
+  Napi::ThreadSafeFunction datagrams_;
   std::array<uint64_t, engine::kCounterSlots> final_counters_{};
   bool is_finished_ = false;
 };
@@ -243,7 +330,7 @@ void init_engine(Napi::Env env, Napi::Object exports) {
   auto* constructor = new Napi::FunctionReference(Napi::Persistent(EngineObject::define(env)));
   env.AddCleanupHook([constructor] { delete constructor; });
   exports["startEngine"] = Napi::Function::New(env, [constructor](const Napi::CallbackInfo& info) {
-    return constructor->New({info[0], info[1]}).As<Napi::Value>();
+    return constructor->New({info[0], info[1], info[2]}).As<Napi::Value>();
   });
   exports["openTun"] = Napi::Function::New(env, open_tun);
   exports["closeFd"] = Napi::Function::New(env, close_fd);

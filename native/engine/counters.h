@@ -25,6 +25,11 @@ enum class Counter : size_t {
   kBufferedBytes,
   kGivenUpFlows,
   kTunWriteErrors,
+  kDatagramsFromApp,
+  kDatagramsToApp,
+  kDroppedDatagrams,
+  kRefusedDatagrams,
+  kUnnamedFlows,
 };
 constexpr size_t kCounterSlots = 32;
 

@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -14,7 +15,9 @@ namespace engine {
 namespace {
 
 constexpr int kEventsPerRound = 512;
-constexpr int kPacketsPerRound = 64;  // then the sockets get their turn
+constexpr int kPacketsPerRound = 64;      // then the sockets get their turn
+constexpr uint64_t kManyConnections = 4;  // of one round
+constexpr size_t kMostReplyBytesWaiting = 4 << 20;
 
 }  // namespace
 
@@ -28,16 +31,17 @@ base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::Packet
                                                      std::unique_ptr<relay::Dialer> dialer,
                                                      Options options, std::function<void()> wake,
                                                      std::shared_ptr<QueueGroup> group,
-                                                     uint32_t queue) {
+                                                     uint32_t queue,
+                                                     std::function<void()> wake_datagrams) {
   base::UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll) return base::Failure{"epoll_create1", errno};
   base::UniqueFd wakeup(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!wakeup) return base::Failure{"eventfd", errno};
   std::unique_ptr<GroupMember> member;
   if (group) member = std::make_unique<GroupMember>(std::move(group), queue);
-  auto engine = std::unique_ptr<Engine>(
-      new Engine(std::move(device), std::move(dialer), std::move(options), std::move(wake),
-                 std::move(epoll), std::move(wakeup), std::move(member)));
+  auto engine = std::unique_ptr<Engine>(new Engine(
+      std::move(device), std::move(dialer), std::move(options), std::move(wake), std::move(epoll),
+      std::move(wakeup), std::move(member), std::move(wake_datagrams)));
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = &engine->device_;
@@ -56,14 +60,16 @@ base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::Packet
 
 Engine::Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
                Options options, std::function<void()> wake, base::UniqueFd epoll,
-               base::UniqueFd wakeup, std::unique_ptr<GroupMember> member)
+               base::UniqueFd wakeup, std::unique_ptr<GroupMember> member,
+               std::function<void()> wake_datagrams)
     : device_(std::move(device)),
       dialer_(std::move(dialer)),
       options_(std::move(options)),
       epoll_(std::move(epoll)),
       wakeup_(std::move(wakeup)),
       member_(std::move(member)),
-      events_(std::move(wake)) {
+      events_(std::move(wake)),
+      datagrams_(std::move(wake_datagrams)) {
   tun::PacketIo* io = device_.get();
   const tun::Faults& f = options_.faults;
   if (f.drop_one_in || f.duplicate_one_in || f.delay_one_in) io = &lossy_.emplace(*io, f);
@@ -104,6 +110,9 @@ void Engine::run() {
 bool Engine::step(int timeout_ms, uint64_t now_ms) {
   epoll_event ready[kEventsPerRound];
   if (device_may_have_more_) timeout_ms = 0;
+  // With connections coming in numbers, whoever waits for this processor is about to make more: one
+  // larger round costs less than two with a sleep between them (docs/performance.md).
+  if (timeout_ms != 0 && has_many_connections_) sched_yield();
   int count = epoll_wait(epoll_.get(), ready, kEventsPerRound, timeout_ms);
   now_ms_ = now_ms ? now_ms : monotonic_ms();
   relay_->set_now(now_ms_);
@@ -122,7 +131,10 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
     }
   }
   int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;
+  hand_over_datagrams();
   relay_->run();
+  uint64_t opened = relay_->stats().opened;
+  has_many_connections_ = opened - counters_.get(Counter::kOpenedFlows) >= kManyConnections;
   publish_counters();
   if (more < 0) {
     events_.push(relay::EventKind::kFatal, nullptr, now_ms_, 0, -more, "the TUN device is gone");
@@ -174,11 +186,32 @@ void Engine::list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> 
   });
 }
 
+void Engine::send_datagrams(std::vector<uint8_t> records) {
+  if (reply_bytes_waiting_ + records.size() > kMostReplyBytesWaiting) {
+    dropped_replies_++;
+    return;
+  }
+  reply_bytes_waiting_ += records.size();
+  post([this, records = std::move(records)] {
+    reply_bytes_waiting_ -= records.size();
+    relay_->stack().datagrams().send(records);
+  });
+}
+
 // ---- what leaves ----
+
+void Engine::hand_over_datagrams() {
+  stack::Datagrams& datagrams = relay_->stack().datagrams();
+  if (!datagrams.has_batch()) return;
+  stack::DatagramBatch batch = datagrams.take_batch();
+  uint32_t count = batch.count;
+  if (!datagrams_.push(std::move(batch))) dropped_queries_ += count;
+}
 
 void Engine::publish_counters() {
   const relay::RelayStats& r = relay_->stats();
   const stack::StackStats& s = relay_->stack().stats();
+  const stack::DatagramStats& u = relay_->stack().datagrams().stats();
   const tcp::DriverStats& d = relay_->stack().driver().stats();
   counters_.set(Counter::kActiveFlows, r.active);
   counters_.set(Counter::kOpenedFlows, r.opened);
@@ -188,8 +221,8 @@ void Engine::publish_counters() {
   counters_.set(Counter::kBytesToApp, r.to_app_bytes);
   counters_.set(Counter::kPacketsFromApp, s.packets_from_app);
   counters_.set(Counter::kPacketsToApp, d.packets_to_app);
-  counters_.set(Counter::kMalformedPackets, s.malformed + s.bad_checksum);
-  counters_.set(Counter::kIgnoredPackets, s.not_tcp);
+  counters_.set(Counter::kMalformedPackets, s.malformed + s.bad_checksum + u.malformed);
+  counters_.set(Counter::kIgnoredPackets, u.ignored);
   counters_.set(Counter::kResetFlows, r.reset);
   counters_.set(Counter::kPendingFlows, r.pending);
   counters_.set(Counter::kOverLimitFlows, r.over_limit);
@@ -197,6 +230,11 @@ void Engine::publish_counters() {
                 relay_->queued_bytes() + relay_->stack().driver().receive_buffer_bytes());
   counters_.set(Counter::kGivenUpFlows, d.given_up);
   counters_.set(Counter::kTunWriteErrors, d.write_errors);
+  counters_.set(Counter::kDatagramsFromApp, u.collected);
+  counters_.set(Counter::kDatagramsToApp, u.sent);
+  counters_.set(Counter::kDroppedDatagrams, u.dropped + dropped_queries_ + dropped_replies_);
+  counters_.set(Counter::kRefusedDatagrams, u.unreachable);
+  counters_.set(Counter::kUnnamedFlows, r.unnamed);
 }
 
 void Engine::on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,

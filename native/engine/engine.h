@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "engine/counters.h"
+#include "engine/datagram_queue.h"
 #include "engine/events.h"
 #include "engine/queue_group.h"
 #include "relay/relay.h"
@@ -35,18 +36,23 @@ class EngineFace {
   /// Event records (kind opened) of at most `limit` flows, made on the engine's thread.
   virtual void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done) = 0;
   virtual std::vector<uint8_t> take_events() = 0;
+  /// Records of stack/datagrams.h: DNS queries.
+  virtual std::vector<uint8_t> take_datagrams() = 0;
+  /// Writes such records into the device. Dropped where too many wait already.
+  virtual void send_datagrams(std::vector<uint8_t> records) = 0;
   virtual const Counters& counters() const = 0;
 };
 
 class Engine final : public EngineFace, private relay::EventSink {
  public:
-  /// `wake` is called on the engine's thread when take_events() has something. `group` is null for
-  /// the only queue of a device.
+  /// `wake` is called on the engine's thread when take_events() has something, `wake_datagrams`
+  /// when take_datagrams() has. `group` is null for the only queue of a device.
   static base::Result<std::unique_ptr<Engine>> create(std::unique_ptr<tun::PacketIo> device,
                                                       std::unique_ptr<relay::Dialer> dialer,
                                                       Options options, std::function<void()> wake,
                                                       std::shared_ptr<QueueGroup> group = nullptr,
-                                                      uint32_t queue = 0);
+                                                      uint32_t queue = 0,
+                                                      std::function<void()> wake_datagrams = {});
   ~Engine() override;
 
   void start() override;
@@ -61,6 +67,8 @@ class Engine final : public EngineFace, private relay::EventSink {
   void set_upstreams(std::vector<relay::UpstreamAddress> upstreams) override;
   void list_flows(size_t limit, std::function<void(std::vector<uint8_t>)> done) override;
   std::vector<uint8_t> take_events() override { return events_.take(); }
+  std::vector<uint8_t> take_datagrams() override { return datagrams_.take(); }
+  void send_datagrams(std::vector<uint8_t> records) override;
   const Counters& counters() const override { return counters_; }
 
   relay::Relay& relay_for_tests() { return *relay_; }
@@ -68,10 +76,11 @@ class Engine final : public EngineFace, private relay::EventSink {
  private:
   Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
          Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup,
-         std::unique_ptr<GroupMember> member);
+         std::unique_ptr<GroupMember> member, std::function<void()> wake_datagrams);
   void run();
   void post(std::function<void()> command);
   void run_commands();
+  void hand_over_datagrams();
   void publish_counters();
   void on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,
                      std::string_view text) override;
@@ -85,12 +94,17 @@ class Engine final : public EngineFace, private relay::EventSink {
   base::UniqueFd wakeup_;
   std::unique_ptr<GroupMember> member_;
   EventQueue events_;
+  DatagramQueue datagrams_;
+  uint64_t dropped_queries_ = 0;
+  std::atomic<uint64_t> dropped_replies_{0};
+  std::atomic<size_t> reply_bytes_waiting_{0};
   Counters counters_;
   uint64_t now_ms_ = 0;
   std::unique_ptr<relay::Relay> relay_;
   std::thread thread_;
   std::atomic<bool> is_stopping_{false};
   bool device_may_have_more_ = false;
+  bool has_many_connections_ = false;
   std::mutex commands_mutex_;
   std::vector<std::function<void()>> commands_;
 };

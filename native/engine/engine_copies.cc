@@ -11,9 +11,9 @@
 
 extern "C" __attribute__((visibility("default"))) engine::EngineFace* proxyvpn_create_engine(
     engine::EngineParts& parts, base::Failure& failure) {
-  auto created = engine::Engine::create(std::move(parts.device), std::move(parts.dialer),
-                                        std::move(parts.options), std::move(parts.wake),
-                                        std::move(parts.group), parts.queue);
+  auto created = engine::Engine::create(
+      std::move(parts.device), std::move(parts.dialer), std::move(parts.options),
+      std::move(parts.wake), std::move(parts.group), parts.queue, std::move(parts.wake_datagrams));
   if (created) return created.value().release();
   failure = created.failure();
   return nullptr;

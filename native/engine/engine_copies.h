@@ -17,6 +17,7 @@ struct EngineParts {
   std::function<void()> wake;
   std::shared_ptr<QueueGroup> group;
   uint32_t queue = 0;
+  std::function<void()> wake_datagrams;
 };
 
 using CreateEngine = EngineFace* (*)(EngineParts& parts, base::Failure& failure);

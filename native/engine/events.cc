@@ -27,7 +27,8 @@ void encode_event(std::vector<uint8_t>& out, relay::EventKind kind, const relay:
   static const wire::FlowKey kNone;
   text = text.substr(0, 4096);
   const wire::FlowKey& key = flow ? flow->key : kNone;
-  put<uint16_t>(out, static_cast<uint16_t>(kRecordBytes + text.size()));
+  std::string_view hostname = flow ? flow->hostname() : std::string_view();
+  put<uint16_t>(out, static_cast<uint16_t>(kRecordBytes + hostname.size() + text.size()));
   put<uint8_t>(out, static_cast<uint8_t>(kind));
   put<uint8_t>(out, static_cast<uint8_t>(key.family));
   put<uint16_t>(out, ntohs(key.app_port));
@@ -40,6 +41,8 @@ void encode_event(std::vector<uint8_t>& out, relay::EventKind kind, const relay:
   put<uint64_t>(out, flow ? flow->to_upstream_bytes : 0);
   put<uint64_t>(out, flow ? flow->written_bytes : 0);
   put<uint32_t>(out, left_out);
+  put<uint16_t>(out, static_cast<uint16_t>(hostname.size()));
+  out.insert(out.end(), hostname.begin(), hostname.end());
   out.insert(out.end(), text.begin(), text.end());
 }
 

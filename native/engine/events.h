@@ -6,7 +6,8 @@
 //   u8[16] address of the app   u8[16] address of the destination (IPv4 in the first 4)
 //   u16 HTTP status   u16 errno   u32 duration, ms
 //   u64 bytes to the upstream   u64 bytes to the app
-//   u32 records of this kind left out before this one   then text to the end
+//   u32 records of this kind left out before this one   u16 bytes of the hostname
+//   then the hostname that the flow asked for in place of its address, then text to the end
 #pragma once
 #include <array>
 #include <functional>
@@ -18,7 +19,7 @@
 
 namespace engine {
 
-constexpr size_t kRecordBytes = 68;
+constexpr size_t kRecordBytes = 70;
 
 /// Appends a record.
 void encode_event(std::vector<uint8_t>& out, relay::EventKind kind, const relay::Flow* flow,

@@ -29,26 +29,29 @@ class QueueGroup {
     }
   }
 
-  void claim(const wire::FlowKey& key, uint32_t queue) {
-    Shard& shard = shard_of(key);
+  const base::SipKey& secret() const { return secret_; }
+
+  void claim(const wire::FlowKey& key, uint32_t hash, uint32_t queue) {
+    Shard& shard = shard_of(hash);
     std::lock_guard lock(shard.mutex);
-    shard.owners[key] = queue;
+    shard.owners[{key, hash}] = queue;
   }
 
-  void release(const wire::FlowKey& key, uint32_t queue) {
-    Shard& shard = shard_of(key);
+  void release(const wire::FlowKey& key, uint32_t hash, uint32_t queue) {
+    Shard& shard = shard_of(hash);
     std::lock_guard lock(shard.mutex);
-    auto found = shard.owners.find(key);
+    auto found = shard.owners.find({key, hash});
     if (found != shard.owners.end() && found->second == queue) shard.owners.erase(found);
   }
 
   /// @return false when no other queue has the flow
-  bool pass_on(const wire::FlowKey& key, std::span<const uint8_t> packet, uint32_t from) {
+  bool pass_on(const wire::FlowKey& key, uint32_t hash, std::span<const uint8_t> packet,
+               uint32_t from) {
     uint32_t to;
     {
-      Shard& shard = shard_of(key);
+      Shard& shard = shard_of(hash);
       std::lock_guard lock(shard.mutex);
-      auto found = shard.owners.find(key);
+      auto found = shard.owners.find({key, hash});
       if (found == shard.owners.end() || found->second == from) return false;
       to = found->second;
     }
@@ -76,13 +79,17 @@ class QueueGroup {
  private:
   static constexpr size_t kShards = 64;
   static constexpr size_t kMaxWaiting = 256;  // packets, at most 16 MiB
+  struct HashedKey {
+    wire::FlowKey key;
+    uint32_t hash;
+    bool operator==(const HashedKey&) const = default;
+  };
   struct Hash {
-    base::SipKey secret;
-    size_t operator()(const wire::FlowKey& key) const { return wire::hash_of(secret, key); }
+    size_t operator()(const HashedKey& key) const noexcept { return key.hash / kShards; }
   };
   struct Shard {
     std::mutex mutex;
-    std::unordered_map<wire::FlowKey, uint32_t, Hash> owners{0, Hash{base::random_key()}};
+    std::unordered_map<HashedKey, uint32_t, Hash> owners;
   };
   struct Mailbox {
     std::mutex mutex;
@@ -90,9 +97,7 @@ class QueueGroup {
     std::vector<std::vector<uint8_t>> packets;
   };
 
-  Shard& shard_of(const wire::FlowKey& key) {
-    return shards_[wire::hash_of(secret_, key) % kShards];
-  }
+  Shard& shard_of(uint32_t hash) { return shards_[hash % kShards]; }
 
   base::SipKey secret_;
   std::array<Shard, kShards> shards_;
@@ -104,10 +109,13 @@ class GroupMember final : public stack::Neighbours {
  public:
   GroupMember(std::shared_ptr<QueueGroup> group, uint32_t queue)
       : group_(std::move(group)), queue_(queue) {}
-  void claim(const wire::FlowKey& key) override { group_->claim(key, queue_); }
-  void release(const wire::FlowKey& key) override { group_->release(key, queue_); }
-  bool pass_on(const wire::FlowKey& key, std::span<const uint8_t> packet) override {
-    return group_->pass_on(key, packet, queue_);
+  const base::SipKey& secret() const override { return group_->secret(); }
+  void claim(const wire::FlowKey& key, uint32_t hash) override { group_->claim(key, hash, queue_); }
+  void release(const wire::FlowKey& key, uint32_t hash) override {
+    group_->release(key, hash, queue_);
+  }
+  bool pass_on(const wire::FlowKey& key, uint32_t hash, std::span<const uint8_t> packet) override {
+    return group_->pass_on(key, hash, packet, queue_);
   }
   int event_fd() const { return group_->event_fd(queue_); }
   std::vector<std::vector<uint8_t>> take() { return group_->take(queue_); }

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -11,6 +12,7 @@
 
 namespace relay {
 
+/// Of the proxy; also the unix socket where DNS streams are served.
 struct UpstreamAddress {
   sockaddr_storage address{};
   socklen_t length = 0;
@@ -43,9 +45,19 @@ class SocketDialer final : public Dialer {
 /// long, so that short connections do not pay four system calls for it.
 void enable_keepalive(int fd, uint32_t idle_s);
 
-/// `203.0.113.5:443` or `[2001:db8::1]:443`.
-std::string authority_of(const wire::FlowKey& key);
+/// Ends the growth of the socket's receive queue: about `bytes` at a time, socket(7) SO_RCVBUF.
+void limit_receive_queue(int fd, uint32_t bytes);
 
-std::string connect_request(const RequestTemplate& request, const wire::FlowKey& key);
+/// `203.0.113.5:443`, `[2001:db8::1]:443`, or with a hostname `example.org:443`.
+std::string authority_of(const wire::FlowKey& key, std::string_view hostname = {});
+
+std::string connect_request(const RequestTemplate& request, std::string_view authority);
+
+/// A unix stream socket. length 0 when the path is too long.
+UpstreamAddress unix_address(std::string_view path);
+
+/// Whose connection it is, for a server behind us: `PROXY TCP4 192.0.2.1 203.0.113.5 40000 53\r\n`
+/// (haproxy's doc/proxy-protocol.txt section 2.1; read by src/dns/proxy-header.ts).
+std::string proxy_protocol_line(const wire::FlowKey& key);
 
 }  // namespace relay

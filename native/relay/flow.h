@@ -1,8 +1,13 @@
 // One application connection and its upstream socket.
 #pragma once
 #include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "relay/connect_reply.h"
+#include "relay/sniff.h"
+#include "stack/name_table.h"
 #include "stack/stack.h"
 
 namespace relay {
@@ -13,6 +18,29 @@ struct SendBuffer {
   SendBuffer* next;
   uint64_t end;  // stream offset behind its last byte
   uint8_t data[kBytes];
+};
+
+/// The name that a flow asks for in place of its address. While it lives, the address it came by,
+/// if that stands for the name, is given to no other.
+struct FlowName {
+  explicit FlowName(std::string name) : hostname(std::move(name)) {}
+  FlowName(std::string name, stack::NameTable& from, uint32_t by_slot)
+      : hostname(std::move(name)), table(&from), slot(by_slot) {}
+  FlowName(const FlowName&) = delete;
+  FlowName& operator=(const FlowName&) = delete;
+  ~FlowName() {
+    if (table) table->end_flow(slot);
+  }
+
+  std::string hostname;
+  stack::NameTable* table = nullptr;  // null: no address stands for it
+  uint32_t slot = 0;
+};
+
+/// A flow that is not dialled before its first bytes have told a name, or that they tell none.
+struct Sniffing {
+  Sniffer sniffer;
+  const pbuf* last_fed = nullptr;  // in Flow::received_head's list, which nobody takes from yet
 };
 
 enum class UpstreamPhase : uint8_t {
@@ -38,9 +66,15 @@ struct Flow : stack::Connection {
   bool has_keepalive : 1 = false;  // the kernel probes the upstream
   bool is_predialled : 1 = false;  // its socket was open before
   bool is_sending : 1 = false;     // has unacknowledged bytes towards the app
+  bool is_held_back : 1 = false;   // its upstream has bytes that may not be read yet
   bool is_counted_active : 1 = false;
+  bool is_dns : 1 = false;     // goes to the DNS socket, not to the proxy
   bool is_buried : 1 = false;  // in the list of flows about to be freed
   std::unique_ptr<ConnectReply> reply;
+  std::unique_ptr<FlowName> name;  // null: it goes by its address
+  std::unique_ptr<Sniffing> sniffing;
+
+  std::string_view hostname() const { return name ? name->hostname : std::string_view(); }
 
   SendBuffer* send_head = nullptr;
   SendBuffer* send_tail = nullptr;

@@ -171,7 +171,10 @@ void Relay::pump_to_app(Flow& flow) {
   bool wrote = false;
   for (int round = 0; round < kReadRounds; round++) {
     uint32_t allowance = read_allowance(flow);
-    if (allowance == 0) break;
+    if (allowance == 0) {
+      hold_back(flow, true);
+      break;
+    }
     uint32_t chunk = std::min(driver_.preferred_write(flow), allowance);
     // A flow that fills what it is given is given more: large reads are what makes many downloads
     // at once cheap (docs/performance.md), small ones what keeps a question and answer quick.
@@ -198,6 +201,7 @@ void Relay::pump_to_app(Flow& flow) {
       break;
     }
     wrote = true;
+    hold_back(flow, false);
     touch(flow);
     stats_.to_app_bytes += static_cast<uint64_t>(n);
     if (!flow.is_sending) {
@@ -228,6 +232,12 @@ void Relay::pump_to_app(Flow& flow) {
   // The round budget is used up, not the data: go on in the next round.
   if (flow.can_read && flow.pcb && !flow.upstream_finished && read_allowance(flow) > 0)
     on_work(flow);
+}
+
+void Relay::hold_back(Flow& flow, bool is_held_back) {
+  if (flow.is_held_back == is_held_back) return;
+  flow.is_held_back = is_held_back;
+  held_back_flows_ += is_held_back ? 1 : -1;
 }
 
 void Relay::finish_to_app(Flow& flow) {

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -13,6 +14,8 @@ namespace {
 constexpr size_t kMaxReportedHead = 2048;
 constexpr size_t kReplyReadBytes = 4096;
 constexpr uint64_t kLimitNoticeEveryMs = 1000;
+constexpr uint64_t kUnboundedShare = 1 << 20;  // of the kernel's receive queues, bytes
+constexpr uint64_t kLeastShare = 64 << 10;
 constexpr size_t kMaxUpstreams = 64;  // a flow counts them in a byte
 constexpr std::string_view kHealthText = "proxyvpn\n";
 
@@ -37,7 +40,10 @@ Relay::Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
       events_(events),
       epoll_fd_(epoll_fd),
       options_(std::move(options)),
-      stack_(io, *this, driver_options, neighbours),
+      stack_(io, *this, driver_options, neighbours,
+             {.virtual_range = options_.names ? &options_.names->range() : nullptr,
+              .catches_dns = options_.catches_dns,
+              .mtu = driver_options.mtu}),
       driver_(stack_.driver()),
       predialer_(dialer, epoll_fd, options_.predial) {}
 
@@ -81,9 +87,16 @@ void Relay::on_held(stack::Connection& c) {
     kill(flow);
     return;
   }
+  if (!find_destination(flow)) return;
   wheel_insert(flow, next_check_ms(flow));
-  if (options_.early_accept) accept(flow);
-  if (flow.phase != stack::Phase::kDead) dial(flow);
+  bool is_sniffed = options_.sniffs && !flow.name && !flow.is_dns;
+  if (options_.early_accept || is_sniffed) accept(flow);
+  if (flow.phase == stack::Phase::kDead) return;
+  if (is_sniffed) {
+    start_sniffing(flow);
+  } else {
+    dial(flow);
+  }
 }
 
 void Relay::answer_health_check(Flow& flow) {
@@ -121,10 +134,16 @@ void Relay::note_inactive(Flow& flow) {
 // ---- dial ----
 
 void Relay::dial(Flow& flow) {
+  if (flow.is_dns) return dial_dns(flow);
   if (upstreams_.empty()) return fail(flow, EDESTADDRREQ, "no upstream address");
   flow.upstream_index = static_cast<uint8_t>(preferred_upstream_ % upstreams_.size());
   flow.addresses_tried = 0;
   if (!use_predialled(flow)) dial_next_address(flow);
+}
+
+void Relay::dial_dns(Flow& flow) {
+  if (int error = start_dial(flow, options_.dns_socket)) return dial_failed(flow, error);
+  if (flow.upstream_phase == UpstreamPhase::kAsked) succeed(flow, {});
 }
 
 // True when the request went out on a connection that was open already.
@@ -168,7 +187,7 @@ void Relay::reply_is_missing(Flow& flow, int error, std::string_view text) {
 void Relay::dial_next_address(Flow& flow) {
   int error = EDESTADDRREQ;
   while (flow.addresses_tried < upstreams_.size()) {
-    error = start_dial(flow);
+    error = start_dial(flow, upstreams_[flow.upstream_index % upstreams_.size()]);
     if (error == 0) return;
     if (error == EMFILE || error == ENFILE) {
       notice_limit("out of file descriptors: new connections are refused");
@@ -180,10 +199,10 @@ void Relay::dial_next_address(Flow& flow) {
 }
 
 // @return 0 when a dial is under way, else errno
-int Relay::start_dial(Flow& flow) {
+int Relay::start_dial(Flow& flow, const UpstreamAddress& to) {
   bool in_progress = false;
   flow.can_read = flow.upstream_hung_up = false;
-  int fd = dialer_.dial(upstreams_[flow.upstream_index % upstreams_.size()], in_progress);
+  int fd = dialer_.dial(to, in_progress);
   if (fd < 0) return -fd;
   flow.fd = fd;
   flow.upstream_phase = UpstreamPhase::kConnecting;
@@ -197,6 +216,10 @@ int Relay::start_dial(Flow& flow) {
 }
 
 void Relay::dial_failed(Flow& flow, int error) {
+  if (flow.is_dns) {
+    close_socket(flow);
+    return fail(flow, error, "cannot reach the DNS server of the tunnel");
+  }
   give_up_address(flow);
   if (flow.addresses_tried >= upstreams_.size()) return fail(flow, error, "cannot reach the proxy");
   dial_next_address(flow);
@@ -212,11 +235,13 @@ void Relay::give_up_address(Flow& flow) {
 
 // @return 0 when sent or to be sent later, else errno
 int Relay::send_request(Flow& flow) {
-  std::string request = connect_request(options_.request, flow.key);
+  std::string request =
+      flow.is_dns ? proxy_protocol_line(flow.key)
+                  : connect_request(options_.request, authority_of(flow.key, flow.hostname()));
   ssize_t n = send(flow.fd, request.data(), request.size(), MSG_NOSIGNAL);
   if (n == static_cast<ssize_t>(request.size())) {
     flow.upstream_phase = UpstreamPhase::kAsked;
-    preferred_upstream_ = flow.upstream_index;
+    if (!flow.is_dns) preferred_upstream_ = flow.upstream_index;
     return 0;
   }
   // A request is a few hundred bytes into an empty socket buffer: a short write means it is broken.
@@ -267,6 +292,7 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
   wheel_remove(flow);
   wheel_insert(flow, next_check_ms(flow));
   events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
+  bound_receive_queue(flow);
   if (!early_data.empty()) {
     if (!driver_.write(flow, early_data.data(), static_cast<uint32_t>(early_data.size()), true))
       return abort_app(flow);
@@ -277,6 +303,17 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
     if (flow.is_established) driver_.flush(flow);
   }
   on_work(flow);
+}
+
+// What nobody reads waits in the kernel, where no budget of ours holds: in a crowd each socket gets
+// a share of it instead of a window that grows with the speed of its first second. Beyond what the
+// kernel has for all of TCP (tcp_mem) it drops what it has announced to take, and the sender's rate
+// collapses.
+void Relay::bound_receive_queue(Flow& flow) {
+  uint64_t crowd = std::max<uint64_t>(sending_flows_ + held_back_flows_ + stats_.pending, 1);
+  uint64_t share = options_.send_limit / crowd;
+  if (share < kUnboundedShare)
+    limit_receive_queue(flow.fd, static_cast<uint32_t>(std::max(share, kLeastShare)));
 }
 
 void Relay::refuse(Flow& flow, int status, std::string_view head) {
@@ -301,7 +338,9 @@ void Relay::answer_failure(Flow& flow, int error) {
   }
   bool is_proxy_unreachable = flow.upstream_phase == UpstreamPhase::kNone ||
                               flow.upstream_phase == UpstreamPhase::kConnecting;
-  if (error == EHOSTUNREACH || error == ETIMEDOUT) {
+  if (flow.is_dns) {
+    stack_.refuse(flow);  // of our own server nothing but "not now" is to be told
+  } else if (error == EHOSTUNREACH || error == ETIMEDOUT) {
     stack_.refuse_unreachable(flow, wire::Unreachable::kHost);
   } else if (is_proxy_unreachable && error != EMFILE && error != ENFILE) {
     stack_.refuse_unreachable(flow, wire::Unreachable::kNetwork);
@@ -350,6 +389,8 @@ void Relay::on_flow_socket(Flow& flow, uint32_t events) {
     }
     if (flow.can_write)
       if (int error = send_request(flow)) return dial_failed(flow, error);
+    // Nobody answers a PROXY line.
+    if (flow.is_dns && flow.upstream_phase == UpstreamPhase::kAsked) return succeed(flow, {});
   }
   if (flow.upstream_phase == UpstreamPhase::kAsked && flow.can_read) read_reply(flow);
   if (flow.upstream_phase == UpstreamPhase::kRelaying) work(flow);
@@ -378,6 +419,10 @@ void Relay::work(Flow& flow) {
   if (flow.in_time_wait) {
     stack_.enter_time_wait(flow);
     note_inactive(flow);  // nothing can come of it any more
+  }
+  if (flow.sniffing) {
+    sniff(flow);
+    if (flow.phase != stack::Phase::kOpen) return;
   }
   settle_acks(flow);
   pump_to_upstream(flow);
@@ -419,6 +464,7 @@ void Relay::close_socket(Flow& flow) {
   }
   ::close(flow.fd);
   flow.fd = -1;
+  hold_back(flow, false);
   flow.can_read = flow.can_write = false;
 }
 
@@ -435,6 +481,8 @@ void Relay::kill(Flow& flow) {
   driver_.drop_received(flow);
   drop_send_queue(flow);
   flow.reply.reset();
+  flow.name.reset();
+  flow.sniffing.reset();
   wheel_remove(flow);
   bury(flow);
 }
@@ -480,6 +528,7 @@ void Relay::set_now(uint64_t now_ms) {
 void Relay::run_timers() {
   stack_.run_timers();
   run_wheel();
+  run_sniff_limits();
 }
 
 int Relay::timeout_ms() const {
@@ -489,7 +538,8 @@ int Relay::timeout_ms() const {
     int left = due_ms > now_ms_ ? static_cast<int>(due_ms - now_ms_) : 0;
     if (timeout < 0 || left < timeout) timeout = left;
   };
-  if (!held_acks_.empty()) earlier(held_acks_.front().due_ms);
+  for (const std::deque<Due>* queue : {&held_acks_, &silent_, &slow_})
+    if (!queue->empty()) earlier(queue->front().due_ms);
   if (stack_.size() > 0 || options_.predial > 0) earlier((now_ms_ / 1000 + 1) * 1000);
   return timeout;
 }

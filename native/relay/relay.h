@@ -2,6 +2,7 @@
 //
 // Life of a flow
 // --------------
+//   sniffing   accepted, but not dialled before its first bytes have told a name (naming.cc)
 //   held       SYN waits; upstream kConnecting, then kAsked     -> accepted, refused, or timed out
 //   relaying   both directions run on their own; backpressure is the receive window towards the app
 //              and not reading the upstream's socket the other way
@@ -34,6 +35,13 @@ struct Options {
   uint32_t max_flows = 100000;
   uint32_t max_pending = 8192;
   uint32_t predial = 0;  // idle connections to keep open
+  /// What virtual addresses stand for; null: every address is an address.
+  std::shared_ptr<stack::NameTable> names;
+  /// Port 53 of every address that stands for no name is DNS, streams of which go to `dns_socket`.
+  bool catches_dns = false;
+  UpstreamAddress dns_socket;
+  /// Accept what has no name early and learn the name from its first bytes.
+  bool sniffs = false;
 };
 
 enum class EventKind : uint8_t {
@@ -59,6 +67,7 @@ struct RelayStats {
   uint64_t failed = 0;
   uint64_t reset = 0;
   uint64_t over_limit = 0;
+  uint64_t unnamed = 0;     // to virtual addresses that stand for nothing
   uint64_t predialled = 0;  // dials that found a connection open
   uint64_t pending = 0;
   uint64_t active = 0;
@@ -104,17 +113,20 @@ class Relay final : public stack::Owner {
  private:
   // relay.cc: life cycle
   void dial(Flow& flow);
+  void dial_dns(Flow& flow);
   void on_flow_socket(Flow& flow, uint32_t epoll_events);
   bool use_predialled(Flow& flow);
   void reply_is_missing(Flow& flow, int error, std::string_view text);
   void refill_predialled();
   void dial_next_address(Flow& flow);
-  int start_dial(Flow& flow);
+  int start_dial(Flow& flow, const UpstreamAddress& to);
   int send_request(Flow& flow);
   void dial_failed(Flow& flow, int error);
   void give_up_address(Flow& flow);
   void read_reply(Flow& flow);
   void succeed(Flow& flow, std::span<const uint8_t> early_data);
+  void bound_receive_queue(Flow& flow);
+  void hold_back(Flow& flow, bool is_held_back);
   void refuse(Flow& flow, int status, std::string_view head);
   void fail(Flow& flow, int error, std::string_view text);
   void answer_failure(Flow& flow, int error);
@@ -129,6 +141,14 @@ class Relay final : public stack::Owner {
   void note_pending_over();
   void note_inactive(Flow& flow);
   void notice_limit(const char* what);
+
+  // naming.cc: what it goes by
+  bool find_destination(Flow& flow);
+  void refuse_unnamed(Flow& flow);
+  void start_sniffing(Flow& flow);
+  void sniff(Flow& flow);
+  void stop_sniffing(Flow& flow);
+  void run_sniff_limits();
 
   // pump.cc: bytes
   void pump_to_upstream(Flow& flow);
@@ -166,11 +186,13 @@ class Relay final : public stack::Owner {
   std::vector<Flow*> dirty_;
   std::vector<Flow*> todo_;
   std::vector<Flow*> dead_;
-  struct HeldAck {
+  struct Due {
     uint64_t due_ms;
     Flow* flow;
   };
-  std::deque<HeldAck> held_acks_;
+  std::deque<Due> held_acks_;
+  std::deque<Due> silent_;  // sniffed flows, until they must have sent something
+  std::deque<Due> slow_;    // sniffed flows that have, until they must have told their name
 
   static constexpr uint8_t kReadChunks = 16;  // of 64 KiB, per system call
   std::array<SendBuffer*, kReadChunks> scratch_{};
@@ -178,6 +200,7 @@ class Relay final : public stack::Owner {
   uint64_t queued_bytes_ = 0;    // written and not acknowledged, all flows
   uint64_t buffers_in_use_ = 0;  // SendBuffers that lwIP refers to
   uint64_t sending_flows_ = 0;
+  uint64_t held_back_flows_ = 0;
 
   static constexpr uint32_t kWheelSlots = 64;  // seconds
   std::array<Flow*, kWheelSlots> wheel_{};

@@ -16,12 +16,13 @@ constexpr size_t kFirstBuckets = 1 << 10;
 }  // namespace
 
 Stack::Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options,
-             Neighbours* neighbours)
+             Neighbours* neighbours, const DatagramOptions& datagram_options)
     : io_(io),
       owner_(owner),
       neighbours_(neighbours),
       driver_(io, owner, options),
-      secret_(base::random_key()),
+      datagrams_(io, datagram_options),
+      secret_(neighbours ? neighbours->secret() : base::random_key()),
       buckets_(kFirstBuckets) {}
 
 // ---- the table ----
@@ -51,7 +52,7 @@ void Stack::insert(Connection& c) {
   bucket = &c;
   c.is_in_table = true;
   count_++;
-  if (neighbours_) neighbours_->claim(c.key);
+  if (neighbours_) neighbours_->claim(c.key, c.hash);
 }
 
 void Stack::remove(Connection& c) {
@@ -64,7 +65,7 @@ void Stack::remove(Connection& c) {
   }
   c.is_in_table = false;
   count_--;
-  if (neighbours_) neighbours_->release(c.key);
+  if (neighbours_) neighbours_->release(c.key, c.hash);
 }
 
 // ---- packets ----
@@ -89,10 +90,11 @@ void Stack::handle_packet(size_t bytes) {
     return;
   }
   memcpy(&vnet, buffer.data(), sizeof vnet);
+  std::span<uint8_t> packet = buffer.subspan(sizeof vnet, bytes - sizeof vnet);
   wire::SegmentView segment;
-  switch (wire::parse_packet(buffer.subspan(sizeof vnet, bytes - sizeof vnet), segment)) {
+  switch (wire::parse_packet(packet, segment)) {
     case wire::Verdict::kMalformed: stats_.malformed++; return;
-    case wire::Verdict::kNotTcp: stats_.not_tcp++; return;
+    case wire::Verdict::kNotTcp: datagrams_.take(packet, vnet); return;
     case wire::Verdict::kTcp: break;
   }
   // Local traffic comes with its checksum left to the device; forwarded traffic may not.
@@ -129,7 +131,7 @@ void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet
     c = nullptr;
   }
   if (!c) {
-    if (neighbours_ && neighbours_->pass_on(s.key, packet)) return;
+    if (neighbours_ && neighbours_->pass_on(s.key, hash, packet)) return;
     // Data on a SYN (RFC 7413, or RFC 9293 section 3.10.7.2) is left to be sent again.
     if (is_first_syn) {
       hold_syn(s, hash);
@@ -186,6 +188,7 @@ void Stack::set_now(uint64_t now_ms) {
   if (last_tick_ms_ == 0) last_tick_ms_ = now_ms;
   now_ms_ = now_ms;
   driver_.set_now(now_ms);
+  datagrams_.set_now(now_ms);
 }
 
 void Stack::enter_time_wait(Connection& c) {

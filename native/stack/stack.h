@@ -8,6 +8,7 @@
 #include <deque>
 #include <vector>
 
+#include "stack/datagrams.h"
 #include "stack/neighbours.h"
 #include "tcp/lwip_driver.h"
 
@@ -50,15 +51,15 @@ class Owner : public tcp::EndpointSink {
 
 struct StackStats {
   uint64_t packets_from_app = 0;
-  uint64_t malformed = 0;
-  uint64_t not_tcp = 0;
+  uint64_t malformed = 0;  // what claims to be TCP; the rest is in DatagramStats
   uint64_t bad_checksum = 0;
 };
 
 class Stack {
  public:
   /// `neighbours` may be null: the device's only queue.
-  Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options, Neighbours* neighbours);
+  Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options, Neighbours* neighbours,
+        const DatagramOptions& datagram_options);
 
   /// Reads at most `budget` packets. @return 0 when the device is empty, 1 when there may be more,
   /// -errno when it is gone
@@ -86,6 +87,7 @@ class Stack {
   int timeout_ms() const;
 
   tcp::Driver& driver() { return driver_; }
+  Datagrams& datagrams() { return datagrams_; }
   const StackStats& stats() const { return stats_; }
   size_t size() const { return count_; }
   template <class F>
@@ -106,6 +108,7 @@ class Stack {
   Owner& owner_;
   Neighbours* neighbours_;
   tcp::Driver driver_;
+  Datagrams datagrams_;
   StackStats stats_;
   base::SipKey secret_;
   std::vector<Connection*> buckets_;

@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "wire/checksum.h"
+#include "wire/ip.h"
 
 namespace wire {
 namespace {
@@ -14,8 +15,6 @@ using base::load_be32;
 using base::store_be16;
 using base::store_be32;
 
-constexpr uint32_t kIpv4HeaderBytes = 20;
-constexpr uint32_t kIpv6HeaderBytes = 40;
 constexpr uint32_t kTcpHeaderBytes = 20;
 constexpr uint8_t kOptionEnd = 0, kOptionNop = 1, kOptionMss = 2;
 
@@ -93,35 +92,6 @@ Verdict parse_ipv6(std::span<uint8_t> packet, SegmentView& out) {
   return parse_tcp(ip + kIpv6HeaderBytes, payload, out);
 }
 
-// Addresses of a packet back to the application: source is what it asked for.
-void store_addresses(uint8_t* out, const FlowKey& key, bool to_app) {
-  size_t n = key.is_v6() ? 16 : 4;
-  memcpy(out, to_app ? key.destination : key.app, n);
-  memcpy(out + n, to_app ? key.app : key.destination, n);
-}
-
-size_t put_ipv4(uint8_t* p, const FlowKey& key, bool to_app, uint8_t protocol, uint16_t payload) {
-  memset(p, 0, kIpv4HeaderBytes);
-  p[0] = 0x45;
-  store_be16(p + 2, static_cast<uint16_t>(kIpv4HeaderBytes + payload));
-  p[8] = 64;
-  p[9] = protocol;
-  store_addresses(p + 12, key, to_app);
-  uint16_t sum = static_cast<uint16_t>(~checksum_fold(checksum_add(0, p, kIpv4HeaderBytes)));
-  memcpy(p + 10, &sum, 2);
-  return kIpv4HeaderBytes;
-}
-
-size_t put_ipv6(uint8_t* p, const FlowKey& key, bool to_app, uint8_t protocol, uint16_t payload) {
-  memset(p, 0, 8);
-  p[0] = 0x60;
-  store_be16(p + 4, payload);
-  p[6] = protocol;
-  p[7] = 64;
-  store_addresses(p + 8, key, to_app);
-  return kIpv6HeaderBytes;
-}
-
 void put_code(uint8_t* icmp, bool v6, Unreachable why) {
   constexpr uint8_t kUnreach4 = 3, kUnreach6 = 1;
   icmp[0] = v6 ? kUnreach6 : kUnreach4;
@@ -145,7 +115,7 @@ Verdict parse_packet(std::span<uint8_t> packet, SegmentView& out) {
 
 bool tcp_checksum_is_right(const SegmentView& s) {
   uint8_t addresses[32];
-  store_addresses(addresses, s.key, false);
+  store_addresses(addresses, s.key, Towards::kDestination);
   uint64_t sum = checksum_pseudo(addresses, s.key.is_v6() ? 32 : 8, IPPROTO_TCP, s.length);
   return checksum_fold(checksum_add(sum, s.tcp, s.length)) == 0xffff;
 }
@@ -162,17 +132,16 @@ void set_mss_option(const SegmentView& s, uint16_t mss) {
 IcmpPacket unreachable_for_syn(const FlowKey& key, uint32_t seq, Unreachable why) {
   constexpr size_t kIcmpHeader = 8, kQuoted = 8;  // RFC 792: 64 bits of the original datagram
   bool v6 = key.is_v6();
-  auto put_ip = v6 ? put_ipv6 : put_ipv4;
   size_t ip_bytes = v6 ? kIpv6HeaderBytes : kIpv4HeaderBytes;
   size_t body = kIcmpHeader + ip_bytes + kQuoted;
   IcmpPacket out;
   uint8_t* p = out.bytes.data();
   const uint8_t protocol = v6 ? uint8_t{IPPROTO_ICMPV6} : uint8_t{IPPROTO_ICMP};
-  uint8_t* icmp = p + put_ip(p, key, true, protocol, static_cast<uint16_t>(body));
+  uint8_t* icmp = p + put_ip(p, key, Towards::kApp, protocol, static_cast<uint16_t>(body));
   memset(icmp, 0, kIcmpHeader);
   put_code(icmp, v6, why);
   uint8_t* quoted = icmp + kIcmpHeader;
-  quoted += put_ip(quoted, key, false, IPPROTO_TCP, kTcpHeaderBytes);
+  quoted += put_ip(quoted, key, Towards::kDestination, IPPROTO_TCP, kTcpHeaderBytes);
   memcpy(quoted, &key.app_port, 2);
   memcpy(quoted + 2, &key.destination_port, 2);
   store_be32(quoted + 4, seq);

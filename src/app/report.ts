@@ -1,6 +1,8 @@
 /** What the CLI prints: text for people, JSON documents with stable keys for scripts (pure). */
+import type { DnsMode } from '../dns/decision.ts';
 import type { Counters } from '../tunstack/engine.ts';
 import type { Config } from './config.ts';
+import { type DnsFigures, NO_DNS_FIGURES } from './dns-figures.ts';
 import { errorDocument } from './error-document.ts';
 import type { TeardownReport } from './teardown.ts';
 
@@ -9,6 +11,16 @@ export interface Incident {
   /** ISO 8601, UTC. */
   readonly at: string;
   readonly message: string;
+}
+
+export interface DnsStatus extends DnsFigures {
+  readonly mode: DnsMode;
+  /** Asked through the proxy; with `direct` those that may be asked directly. */
+  readonly servers: readonly string[];
+  /** Asked directly for names of the local network. */
+  readonly localResolvers: readonly string[];
+  /** Queries of this host are routed to us. */
+  readonly caught: boolean;
 }
 
 /** `status --json`. Keys are only ever added. */
@@ -27,7 +39,7 @@ export interface StatusDocument {
   readonly killswitch: boolean;
   /** Which packet filter holds the rules; null: none. */
   readonly firewall: string | null;
-  readonly dns: { readonly mode: 'direct'; readonly servers: readonly string[] };
+  readonly dns: DnsStatus;
   readonly uptimeMs: number;
   readonly flows: Counters['flows'];
   readonly bytes: Counters['bytes'];
@@ -40,9 +52,10 @@ export interface StatusDocument {
 }
 
 const NO_COUNTERS: Counters = {
-  flows: { active: 0, pending: 0, opened: 0, refused: 0, failed: 0, reset: 0, overLimit: 0, givenUp: 0 },
+  flows: { active: 0, pending: 0, opened: 0, refused: 0, failed: 0, reset: 0, overLimit: 0, givenUp: 0, unnamed: 0 },
   bytes: { toUpstream: 0, toApp: 0, buffered: 0 },
   packets: { fromApp: 0, toApp: 0, malformed: 0, ignored: 0, tunWriteErrors: 0 },
+  datagrams: { fromApp: 0, toApp: 0, dropped: 0, refused: 0 },
 };
 
 /** The document of a tunnel without a daemon. */
@@ -57,7 +70,7 @@ export function downDocument(name: string): StatusDocument {
     queues: 0,
     killswitch: false,
     firewall: null,
-    dns: { mode: 'direct', servers: [] },
+    dns: { mode: 'direct', servers: [], localResolvers: [], caught: false, ...NO_DNS_FIGURES },
     uptimeMs: 0,
     ...NO_COUNTERS,
     memory: { limitBytes: 0, residentBytes: 0 },
@@ -118,13 +131,13 @@ export function statusText(status: StatusDocument): string {
   }
   if (status.tun !== null)
     lines.push(row('device', `${status.tun}, ${status.queues} queue${status.queues === 1 ? '' : 's'}`));
-  if (state === 'down') return lines.join('\n');
+  if (state === 'down' && !status.killswitch) return lines.join('\n');
   lines.push(
     row('killswitch', `${status.killswitch ? 'on' : 'off'}${status.firewall === null ? '' : ` (${status.firewall})`}`),
   );
   if (status.pid === null || status.tun === null) return lines.join('\n');
   lines.push(
-    row('dns', `direct to ${listText(status.dns.servers)}`),
+    row('dns', dnsText(status.dns)),
     row('flows', `${flows.active} active, ${flows.opened} opened, ${flows.refused} refused, ${flows.failed} failed`),
     row('bytes', `${bytesText(bytes.toUpstream)} to upstream, ${bytesText(bytes.toApp)} to app`),
     row(
@@ -134,6 +147,18 @@ export function statusText(status: StatusDocument): string {
     ...status.lastErrors.map(({ at, message }) => row('error', `${at} ${message}`)),
   );
   return lines.join('\n');
+}
+
+function dnsText({ mode, servers, localResolvers, names, mostNames, queries, failed }: DnsStatus): string {
+  if (mode === 'direct') return `direct to ${listText(servers)}`;
+  const parts = [
+    servers.length > 0 ? `${mode}, ${listText(servers)}` : mode,
+    ...(mode === 'virtual' ? [`${names} of ${mostNames} names`] : []),
+    `${queries} queries`,
+    `${failed} failed`,
+    ...(localResolvers.length > 0 ? [`local names by ${listText(localResolvers)}`] : []),
+  ];
+  return parts.join(', ');
 }
 
 /** What `up` says when it returns. */

@@ -1,5 +1,6 @@
 /** The native engine with names instead of numbers: start, stop, counters. */
 import { COUNTER, type EngineOptions, type NativeEngine, native, type UpstreamAddress } from '../native.ts';
+import { type Datagram, decodeDatagrams, encodeDatagrams } from './datagrams.ts';
 import { decodeFlowEvents, type FlowEvent } from './flow.ts';
 
 /**
@@ -25,6 +26,8 @@ export interface Counters {
     readonly overLimit: number;
     /** Ended because an application's kernel no longer answered. */
     readonly givenUp: number;
+    /** To virtual addresses that stand for nothing: refused. */
+    readonly unnamed: number;
   };
   readonly bytes: { readonly toUpstream: number; readonly toApp: number; readonly buffered: number };
   readonly packets: {
@@ -33,6 +36,15 @@ export interface Counters {
     readonly malformed: number;
     readonly ignored: number;
     readonly tunWriteErrors: number;
+  };
+  readonly datagrams: {
+    /** DNS queries. */
+    readonly fromApp: number;
+    readonly toApp: number;
+    /** Of both: too many at once, too large, or not taken by the device. */
+    readonly dropped: number;
+    /** UDP that is not carried, answered by an ICMP error. */
+    readonly refused: number;
   };
 }
 
@@ -49,6 +61,7 @@ export function readCounters(slots: BigUint64Array): Counters {
       reset: count(COUNTER.resetFlows),
       overLimit: count(COUNTER.overLimitFlows),
       givenUp: count(COUNTER.givenUpFlows),
+      unnamed: count(COUNTER.unnamedFlows),
     },
     bytes: {
       toUpstream: count(COUNTER.bytesToUpstream),
@@ -62,13 +75,29 @@ export function readCounters(slots: BigUint64Array): Counters {
       ignored: count(COUNTER.ignoredPackets),
       tunWriteErrors: count(COUNTER.tunWriteErrors),
     },
+    datagrams: {
+      fromApp: count(COUNTER.datagramsFromApp),
+      toApp: count(COUNTER.datagramsToApp),
+      dropped: count(COUNTER.droppedDatagrams),
+      refused: count(COUNTER.refusedDatagrams),
+    },
   };
+}
+
+export interface NameChange {
+  readonly slot: number;
+  /** undefined: the number stands for nothing any more. */
+  readonly hostname: string | undefined;
 }
 
 export interface Engine {
   counters(): Counters;
   /** Takes effect with the next flow. */
   setUpstreams(addresses: readonly UpstreamAddress[]): void;
+  /** What virtual addresses stand for from now on, in force when this returns. Nothing without `EngineOptions.names`. */
+  setNames(changes: readonly NameChange[]): void;
+  /** Replies to datagrams. What does not fit into a packet is dropped. */
+  sendDatagrams(datagrams: readonly Datagram[]): void;
   /** Resets every flow and joins the thread. Idempotent. */
   stop(): Promise<void>;
 }
@@ -76,20 +105,35 @@ export interface Engine {
 /**
  * Starts the engine's thread on the given TUN queues.
  * @param onEvent called on the event loop; a batch that cannot be decoded becomes one `notice`
+ * @param onDatagrams DNS queries, where `names.catchesDns`; left out, they get no answer. The payloads are valid during
+ *   the call only
  * @throws SystemCallFailure
  */
-export function startEngine(options: EngineOptions, onEvent: (event: FlowEvent) => void): Engine {
-  const engine: NativeEngine = native().startEngine(options, (batch) => {
+export function startEngine(
+  options: EngineOptions,
+  onEvent: (event: FlowEvent) => void,
+  onDatagrams?: (datagrams: readonly Datagram[]) => void,
+): Engine {
+  const tellUnreadable = (what: string, { offset, why }: { readonly offset: number; readonly why: string }): void => {
+    const message = `${what} batch unreadable at byte ${offset}: ${why}`;
+    onEvent({ kind: 'notice', errno: 0, code: '', message, suppressed: 0 });
+  };
+  const takeEvents = (batch: Uint8Array): void => {
     const { events, malformed } = decodeFlowEvents(batch);
     for (const event of events) onEvent(event);
-    if (malformed) {
-      const message = `event batch unreadable at byte ${malformed.offset}: ${malformed.why}`;
-      onEvent({ kind: 'notice', errno: 0, code: '', message, suppressed: 0 });
-    }
-  });
+    if (malformed) tellUnreadable('event', malformed);
+  };
+  const takeDatagrams = (batch: Uint8Array): void => {
+    const { datagrams, malformed } = decodeDatagrams(batch);
+    if (datagrams.length > 0) onDatagrams?.(datagrams);
+    if (malformed) tellUnreadable('datagram', malformed);
+  };
+  const engine: NativeEngine = native().startEngine(options, takeEvents, onDatagrams && takeDatagrams);
   return {
     counters: () => readCounters(engine.counters()),
     setUpstreams: (addresses) => engine.setUpstreams(addresses),
+    setNames: (changes) => engine.setNames(changes),
+    sendDatagrams: (datagrams) => engine.sendDatagrams(encodeDatagrams(datagrams)),
     stop: () => engine.stop(),
   };
 }

@@ -10,6 +10,8 @@ export interface FlowEnds {
   readonly localPort: number;
   readonly destinationAddress: string;
   readonly destinationPort: number;
+  /** What the proxy was asked for in place of the address, where a name was known. */
+  readonly hostname?: string;
 }
 
 /** A live flow, or the counters of one that ended. */
@@ -76,10 +78,11 @@ const AT = {
   bytesToUpstream: 48, // u64
   bytesToApp: 56, // u64
   suppressed: 64, // u32
-  text: 68,
+  hostnameBytes: 68, // u16
+  hostname: 70, // the text follows it
 } as const;
-/** Length of a record without text. */
-export const FLOW_RECORD_BYTES = AT.text;
+/** Length of a record without hostname and text. */
+export const FLOW_RECORD_BYTES = AT.hostname;
 
 const KINDS = [undefined, 'opened', 'closed', 'refused', 'failed', 'fatal', 'notice'] as const;
 
@@ -112,11 +115,14 @@ function decodeRecord(record: DataView): FlowEvent | string {
   const errno = record.getUint16(AT.errno, true);
   const suppressed = record.getUint32(AT.suppressed, true);
   if (kind === undefined) return `kind ${record.getUint8(AT.kind)}`;
+  if (textStart(record) > record.byteLength) return `hostname of ${record.getUint16(AT.hostnameBytes, true)} bytes`;
   if (kind === 'fatal' || kind === 'notice') {
     return { kind, errno, code: errnoName(errno), message: messageOf(record), suppressed };
   }
   if (family !== 4 && family !== 6) return `family ${family}`;
-  const flow = { ...endsOf(record, family), ...countersOf(record), suppressed };
+  const hostname = bytesOf(record, AT.hostname, textStart(record));
+  const named = hostname.length > 0 ? { hostname: Buffer.from(hostname).toString('latin1') } : {};
+  const flow = { ...endsOf(record, family), ...named, ...countersOf(record), suppressed };
   switch (kind) {
     case 'opened':
     case 'closed':
@@ -151,8 +157,16 @@ function countersOf(record: DataView): FlowCounters {
   };
 }
 
+function textStart(record: DataView): number {
+  return AT.hostname + record.getUint16(AT.hostnameBytes, true);
+}
+
 function textOf(record: DataView): Uint8Array {
-  return new Uint8Array(record.buffer, record.byteOffset + AT.text, record.byteLength - AT.text).slice();
+  return bytesOf(record, textStart(record), record.byteLength);
+}
+
+function bytesOf(record: DataView, start: number, end: number): Uint8Array {
+  return new Uint8Array(record.buffer, record.byteOffset + start, end - start).slice();
 }
 
 function messageOf(record: DataView): string {

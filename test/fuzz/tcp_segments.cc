@@ -46,6 +46,7 @@ class Scenario {
     lab::LabOptions o;
     uint8_t bits = input.u8();
     o.engine.relay.early_accept = bits & 1;
+    o.engine.relay.sniffs = (bits & 9) == 9;
     o.engine.relay.predial = bits & 2 ? 2 : 0;
     if (bits & 4) o.engine.driver.receive_limit = 64 * 1024;
     if (bits & 8) o.engine.relay.send_limit = 64 * 1024;

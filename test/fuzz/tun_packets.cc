@@ -6,24 +6,44 @@
 //   2  the addresses and ports are the relaying flow's
 //   4  the addresses and ports are the held SYN's
 //   8  the checksum is left to the device
+//  16  there are names, one address stands for one, and DNS is caught
+//  32  flows tell their names by their first bytes
+//  64  the packet goes to the address that stands for a name
+// 128  the packet goes to port 53
 #include <cstring>
 #include <memory>
 
 #include "base/bytes.h"
 #include "fixed_random.h"
 #include "input.h"
-#include "lab.h"
+#include "name_lab.h"
+#include "wire/datagram.h"
 #include "wire/packet.h"
 
 namespace {
 
 constexpr size_t kVnetBytes = 10;
 
+void parse_datagram_alone(std::span<const uint8_t> ip) {
+  wire::DatagramView d;
+  wire::DatagramVerdict verdict = wire::parse_datagram(ip, d);
+  if (verdict == wire::DatagramVerdict::kUdp) {
+    fuzz::insist(d.udp.data() >= ip.data() && d.udp.data() + d.udp.size() <= ip.data() + ip.size(),
+                 "a datagram lies inside its packet");
+    fuzz::insist(d.payload.size() + 8 == d.udp.size(), "header and payload make up the datagram");
+    wire::udp_checksum_is_right(d);
+  }
+  if (verdict != wire::DatagramVerdict::kUdp && verdict != wire::DatagramVerdict::kEcho) return;
+  uint8_t error[wire::kMaxUnreachableBytes];
+  wire::put_port_unreachable(error, d.key, ip);
+}
+
 void parse_alone(std::span<const uint8_t> packet) {
   if (packet.size() < kVnetBytes) return;
   std::span<const uint8_t> ip = packet.subspan(kVnetBytes);
   auto copy = std::make_unique<uint8_t[]>(ip.size());
   if (!ip.empty()) memcpy(copy.get(), ip.data(), ip.size());
+  parse_datagram_alone({copy.get(), ip.size()});
   wire::SegmentView s;
   if (wire::parse_packet({copy.get(), ip.size()}, s) != wire::Verdict::kTcp) return;
   fuzz::insist(s.tcp >= copy.get() && s.tcp + s.length <= copy.get() + ip.size(),
@@ -56,6 +76,36 @@ void aim(lab::Bytes& packet, const lab::AppTcp& app, bool at_tuple, bool at_numb
   }
 }
 
+// Sends the packet to the address that stands for a name, or to port 53, as far as it is long
+// enough.
+void readdress(lab::Bytes& packet, bool to_name, bool to_dns) {
+  if (packet.size() < kVnetBytes + 60) return;
+  uint8_t* ip = packet.data() + kVnetBytes;
+  bool is_v6 = ip[0] >> 4 == 6;
+  size_t header = is_v6 ? 40 : (ip[0] & 15u) * 4;
+  if (to_name) {
+    uint32_t address[4];
+    lab::set_address(address, is_v6 ? lab::kSlot0v6 : lab::kSlot0);
+    memcpy(ip + (is_v6 ? 24 : 16), address, is_v6 ? 16 : 4);
+  }
+  if (to_dns && header + 4 <= packet.size() - kVnetBytes) base::store_be16(ip + header + 2, 53);
+}
+
+// Every query is whole records, and gets itself for an answer. So does the input.
+void answer_queries(lab::Lab& lab, std::span<const uint8_t> input) {
+  std::vector<uint8_t> batch = lab.engine().take_datagrams();
+  size_t at = 0;
+  while (at + stack::kDatagramRecordBytes <= batch.size()) {
+    size_t length = batch[at] | static_cast<size_t>(batch[at + 1]) << 8;
+    fuzz::insist(length >= stack::kDatagramRecordBytes, "a record has a head");
+    fuzz::insist(batch[at + 2] == 4 || batch[at + 2] == 6, "a record has a family");
+    at += length;
+  }
+  fuzz::insist(at == batch.size(), "a batch is whole records");
+  lab.engine().send_datagrams(batch);
+  lab.engine().send_datagrams({input.begin(), input.end()});
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -65,7 +115,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto rest = input.rest();
   parse_alone(rest);
 
-  lab::Lab lab;
+  lab::Names names;
+  names.table->set(0, "www.example.org");
+  lab::LabOptions options = bits & 16 ? names.options() : lab::LabOptions{};
+  options.engine.relay.sniffs = bits & 32;
+  lab::Lab lab(options);
   auto pair = lab.open();
   lab::AppTcp& held = lab.apps.connect();
   lab.settle();
@@ -75,11 +129,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   lab::Bytes packet(rest.begin(), rest.end());
   if (bits & 6) aim(packet, bits & 2 ? *pair.app : held, true, bits & 1);
   if ((bits & 8) && !packet.empty()) packet[0] = tun::kVnetNeedsChecksum;
+  if (bits & 192) readdress(packet, bits & 64, bits & 128);
   lab.wire.push(packet);
   lab.settle();
+  answer_queries(lab, rest);
   lab.advance(300);
   fuzz::insist(lab.apps.broken_packets == 0, "every packet of ours is sound");
   fuzz::insist(lab.stats().active <= 3, "one packet makes at most one flow");
   lab.destroy_engine();
+  fuzz::insist(names.flows(0) == 0, "a flow that is over is not counted");
   return 0;
 }

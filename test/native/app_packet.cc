@@ -110,6 +110,22 @@ void decode_tcp(std::span<const uint8_t> ip, FromEngine& out) {
   out.kind = FromEngine::Kind::kTcp;
 }
 
+void decode_udp(std::span<const uint8_t> ip, FromEngine& out) {
+  std::span<const uint8_t> udp = ip.subspan(ip_header_bytes(ip));
+  out.kind = FromEngine::Kind::kUdp;
+  if (udp.size() < 8 || be16(&udp[4]) != udp.size()) {
+    out.problem = "UDP length is wrong";
+    return;
+  }
+  read_addresses(ip, out.segment.key);
+  out.segment.key.destination_port = htons(static_cast<uint16_t>(be16(&udp[0])));
+  out.segment.key.app_port = htons(static_cast<uint16_t>(be16(&udp[2])));
+  out.segment.payload.assign(udp.begin() + 8, udp.end());
+  if (be16(&udp[6]) == 0) out.problem = "no UDP checksum";
+  if (slow_sum(udp, pseudo_sum(ip, IPPROTO_UDP, udp.size())) != 0xffff)
+    out.problem = "UDP checksum is wrong";
+}
+
 void decode_icmp(std::span<const uint8_t> ip, uint8_t protocol, FromEngine& out) {
   size_t ip_bytes = ip_header_bytes(ip);
   std::span<const uint8_t> icmp = ip.subspan(ip_bytes);
@@ -165,30 +181,61 @@ Bytes joined(std::initializer_list<Bytes> parts) {
   return out;
 }
 
-Bytes encode(const TcpSegment& s, bool is_offloaded) {
-  Bytes options = s.options;
-  while (options.size() % 4) options.push_back(0);
-  size_t header = 20 + options.size();
-  size_t tcp_bytes = header + s.payload.size();
+namespace {
+
+// IP header without options, and the header's checksum.
+Bytes ip_header(const wire::FlowKey& key, uint8_t protocol, size_t payload_bytes) {
   Bytes ip;
-  if (s.key.is_v6()) {
+  if (key.is_v6()) {
     ip = {0x60, 0, 0, 0};
-    put16(ip, static_cast<uint32_t>(tcp_bytes));
-    ip.push_back(IPPROTO_TCP);
+    put16(ip, static_cast<uint32_t>(payload_bytes));
+    ip.push_back(protocol);
     ip.push_back(64);
   } else {
     ip = {0x45, 0};
-    put16(ip, static_cast<uint32_t>(20 + tcp_bytes));
-    ip.insert(ip.end(), {0, 0, 0x40, 0, 64, IPPROTO_TCP, 0, 0});  // don't fragment
+    put16(ip, static_cast<uint32_t>(20 + payload_bytes));
+    ip.insert(ip.end(), {0, 0, 0x40, 0, 64, protocol, 0, 0});  // don't fragment
   }
-  put_address(ip, s.key.app, s.key.is_v6());
-  put_address(ip, s.key.destination, s.key.is_v6());
-  size_t ip_bytes = ip.size();
-  if (!s.key.is_v6()) {
+  put_address(ip, key.app, key.is_v6());
+  put_address(ip, key.destination, key.is_v6());
+  if (!key.is_v6()) {
     auto sum = static_cast<uint16_t>(~slow_sum(ip));
     ip[10] = static_cast<uint8_t>(sum >> 8);
     ip[11] = static_cast<uint8_t>(sum);
   }
+  return ip;
+}
+
+// Behind a virtio-net header: with its checksum at `offset` complete, or left to the device.
+Bytes finished(Bytes ip, uint8_t protocol, uint16_t offset, bool is_offloaded) {
+  size_t ip_bytes = ip_header_bytes(ip);
+  std::span<uint8_t> upper = std::span(ip).subspan(ip_bytes);
+  uint32_t pseudo = pseudo_sum(ip, protocol, upper.size());
+  tun::VnetHeader vnet{};
+  uint16_t sum;
+  if (is_offloaded) {
+    vnet.flags = tun::kVnetNeedsChecksum;
+    vnet.checksum_start = static_cast<uint16_t>(ip_bytes);
+    vnet.checksum_offset = offset;
+    sum = slow_sum({}, pseudo);
+  } else {
+    sum = static_cast<uint16_t>(~slow_sum(upper, pseudo));
+  }
+  upper[offset] = static_cast<uint8_t>(sum >> 8);
+  upper[offset + 1u] = static_cast<uint8_t>(sum);
+  Bytes out(kVnetBytes);
+  memcpy(out.data(), &vnet, kVnetBytes);
+  out.insert(out.end(), ip.begin(), ip.end());
+  return out;
+}
+
+}  // namespace
+
+Bytes encode(const TcpSegment& s, bool is_offloaded) {
+  Bytes options = s.options;
+  while (options.size() % 4) options.push_back(0);
+  size_t header = 20 + options.size();
+  Bytes ip = ip_header(s.key, IPPROTO_TCP, header + s.payload.size());
   put16(ip, ntohs(s.key.app_port));
   put16(ip, ntohs(s.key.destination_port));
   put32(ip, s.seq);
@@ -199,22 +246,24 @@ Bytes encode(const TcpSegment& s, bool is_offloaded) {
   put32(ip, 0);  // checksum, urgent pointer
   ip.insert(ip.end(), options.begin(), options.end());
   ip.insert(ip.end(), s.payload.begin(), s.payload.end());
+  return finished(std::move(ip), IPPROTO_TCP, 16, is_offloaded);
+}
 
-  tun::VnetHeader vnet{};
-  if (is_offloaded) {
-    vnet.flags = tun::kVnetNeedsChecksum;
-    vnet.checksum_start = static_cast<uint16_t>(ip_bytes);
-    vnet.checksum_offset = 16;
-    uint16_t sum = slow_sum({}, pseudo_sum(ip, IPPROTO_TCP, tcp_bytes));
-    ip[ip_bytes + 16] = static_cast<uint8_t>(sum >> 8);
-    ip[ip_bytes + 17] = static_cast<uint8_t>(sum);
-  } else {
-    store_tcp_checksum(ip);
-  }
-  Bytes out(kVnetBytes);
-  memcpy(out.data(), &vnet, kVnetBytes);
-  out.insert(out.end(), ip.begin(), ip.end());
-  return out;
+Bytes encode(const UdpDatagram& d, bool is_offloaded) {
+  size_t udp_bytes = 8 + d.payload.size();
+  Bytes ip = ip_header(d.key, IPPROTO_UDP, udp_bytes);
+  put16(ip, ntohs(d.key.app_port));
+  put16(ip, ntohs(d.key.destination_port));
+  put16(ip, static_cast<uint32_t>(udp_bytes));
+  put16(ip, 0);
+  ip.insert(ip.end(), d.payload.begin(), d.payload.end());
+  return finished(std::move(ip), IPPROTO_UDP, 6, is_offloaded);
+}
+
+void set_address(uint32_t* words, const std::string& address) {
+  memset(words, 0, 16);
+  bool is_v6 = address.find(':') != std::string::npos;
+  if (inet_pton(is_v6 ? AF_INET6 : AF_INET, address.c_str(), words) != 1) abort();
 }
 
 void store_tcp_checksum(std::span<uint8_t> ip) {
@@ -239,6 +288,8 @@ FromEngine decode(std::span<const uint8_t> packet) {
   uint8_t protocol = ip[0] >> 4 == 6 ? ip[6] : ip[9];
   if (protocol == IPPROTO_TCP) {
     decode_tcp(ip, out);
+  } else if (protocol == IPPROTO_UDP) {
+    decode_udp(ip, out);
   } else if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
     decode_icmp(ip, protocol, out);
   } else {

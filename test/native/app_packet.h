@@ -38,14 +38,23 @@ Bytes joined(std::initializer_list<Bytes> parts);
 /// A packet of the app's with its virtio-net header. With `is_offloaded` the checksum is left to
 /// the device, as the kernel does for local traffic; else it is computed.
 Bytes encode(const TcpSegment& segment, bool is_offloaded = true);
+struct UdpDatagram {
+  wire::FlowKey key;
+  Bytes payload;
+};
+/// The same for a datagram.
+Bytes encode(const UdpDatagram& datagram, bool is_offloaded = true);
+/// The app's or the server's address, from text.
+void set_address(uint32_t* words, const std::string& address);
+
 /// Computes and stores the TCP checksum of a whole IP packet (without virtio-net header).
 void store_tcp_checksum(std::span<uint8_t> ip_packet);
 
 /// A packet of the engine's, taken apart and examined.
 struct FromEngine {
-  enum class Kind { kTcp, kIcmp, kBroken };
+  enum class Kind { kTcp, kUdp, kIcmp, kBroken };
   Kind kind = Kind::kBroken;
-  TcpSegment segment;  // key as the app sees it: app is the receiver
+  TcpSegment segment;  // key as the app sees it: app is the receiver; of UDP key and payload
   tun::VnetHeader vnet{};
   uint8_t icmp_type = 0;
   uint8_t icmp_code = 0;

@@ -355,6 +355,7 @@ AppTcp& AppHost::prepare(const AppOptions& options) {
   AppOptions o = options;
   if (o.port == 0) o.port = next_port_++;
   wire::FlowKey key = make_key(o.is_v6, o.port, o.destination_port);
+  if (!o.destination.empty()) set_address(key.destination, o.destination);
   all_.push_back(std::make_unique<AppTcp>(
       key, o, [this](Bytes packet) { transmit(std::move(packet)); }, now_ms_));
   by_port_[{key.family, o.port}] = all_.back().get();

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "app_packet.h"
@@ -14,6 +15,7 @@ struct AppOptions {
   bool is_v6 = false;
   uint16_t port = 0;  // 0: the host picks one
   uint16_t destination_port = 443;
+  std::string destination = {};  // empty: the one of make_key()
   std::optional<uint16_t> mss = 1460;
   std::optional<uint8_t> window_scale = 7;
   uint32_t window = 1 << 20;      // receive buffer, bytes

@@ -173,6 +173,8 @@ TEST("counters count what happened") {
   udp[10] = 0x45;
   udp[13] = 28;
   udp[19] = 17;
+  udp[33] = 53;  // to port 53 of nobody, from nobody
+  udp[35] = 8;
   lab.wire.push(udp);
   lab.settle();
   CHECK_EQ(lab.counter(Counter::kPacketsFromApp), from_app + 4);
@@ -279,32 +281,34 @@ TEST("on its own thread the engine carries a flow, answers commands, and stops t
 TEST("a packet for a flow of another queue goes to that queue's mailbox") {
   auto group = std::make_shared<engine::QueueGroup>(2);
   engine::GroupMember first(group, 0), second(group, 1);
+  auto hash_of = [&](const wire::FlowKey& k) { return wire::hash_of(group->secret(), k); };
   wire::FlowKey mine = lab::make_key(false, 1, 2), theirs = lab::make_key(false, 3, 4);
   const lab::Bytes packet = {1, 2, 3};
-  CHECK(!first.pass_on(mine, packet));  // nobody's
-  first.claim(mine);
-  second.claim(theirs);
-  CHECK(!first.pass_on(mine, packet));  // its own
-  CHECK(first.pass_on(theirs, packet));
+  CHECK(!first.pass_on(mine, hash_of(mine), packet));  // nobody's
+  first.claim(mine, hash_of(mine));
+  second.claim(theirs, hash_of(theirs));
+  CHECK(!first.pass_on(mine, hash_of(mine), packet));  // its own
+  CHECK(first.pass_on(theirs, hash_of(theirs), packet));
   CHECK(first.take().empty());
   auto got = second.take();
   REQUIRE(got.size() == 1);
   CHECK_EQ(got[0], packet);
   CHECK(second.take().empty());
   // A port that was taken over by another queue is not released by the old one.
-  first.claim(theirs);
-  second.release(theirs);
-  CHECK(second.pass_on(theirs, packet));
+  first.claim(theirs, hash_of(theirs));
+  second.release(theirs, hash_of(theirs));
+  CHECK(second.pass_on(theirs, hash_of(theirs), packet));
   CHECK_EQ(first.take().size(), 1u);
-  first.release(theirs);
-  CHECK(!second.pass_on(theirs, packet));
+  first.release(theirs, hash_of(theirs));
+  CHECK(!second.pass_on(theirs, hash_of(theirs), packet));
 }
 
 TEST("a mailbox that nobody empties does not grow without end") {
   auto group = std::make_shared<engine::QueueGroup>(2);
   engine::GroupMember first(group, 0), second(group, 1);
+  auto hash_of = [&](const wire::FlowKey& k) { return wire::hash_of(group->secret(), k); };
   wire::FlowKey key = lab::make_key(false, 1, 2);
-  second.claim(key);
-  for (int i = 0; i < 10'000; i++) CHECK(first.pass_on(key, lab::Bytes(1500)));
+  second.claim(key, hash_of(key));
+  for (int i = 0; i < 10'000; i++) CHECK(first.pass_on(key, hash_of(key), lab::Bytes(1500)));
   CHECK(second.take().size() <= 256u);
 }

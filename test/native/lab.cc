@@ -32,9 +32,10 @@ engine::Options LabOptions::default_engine_options() {
 Lab::Lab(LabOptions options) : options_(std::move(options)), now_ms_(options_.start_ms) {
   proxy.how = options_.dial;
   apps.set_now(now_ms_);
-  auto created = engine::Engine::create(std::make_unique<MemoryDevice>(wire),
-                                        std::make_unique<ForwardingDialer>(proxy), options_.engine,
-                                        [this] { wakes++; });
+  auto created = engine::Engine::create(
+      std::make_unique<MemoryDevice>(wire), std::make_unique<ForwardingDialer>(proxy),
+      options_.engine, [this] { wakes++; }, nullptr, 0,
+      options_.takes_datagrams ? std::function<void()>([this] { datagram_wakes++; }) : nullptr);
   if (!created) abort();  // no epoll: nothing can be tested
   engine_ = std::move(created.value());
   engine_->set_upstreams({upstream_address(3128)});
@@ -126,7 +127,11 @@ std::optional<std::vector<EventRecord>> decode_events(std::span<const uint8_t> b
     e.to_upstream_bytes = take<uint64_t>(r, 48);
     e.to_app_bytes = take<uint64_t>(r, 56);
     e.left_out = take<uint32_t>(r, 64);
-    e.text.assign(r.begin() + engine::kRecordBytes, r.end());
+    size_t hostname_bytes = take<uint16_t>(r, 68);
+    if (engine::kRecordBytes + hostname_bytes > length) return std::nullopt;
+    auto text = r.begin() + engine::kRecordBytes + static_cast<std::ptrdiff_t>(hostname_bytes);
+    e.hostname.assign(r.begin() + engine::kRecordBytes, text);
+    e.text.assign(text, r.end());
     out.push_back(std::move(e));
     at += length;
   }

@@ -14,6 +14,7 @@ struct LabOptions {
   engine::Options engine = default_engine_options();
   Dial dial = Dial::kPair;
   uint64_t start_ms = 1'000'000;
+  bool takes_datagrams = true;
   static engine::Options default_engine_options();
 };
 
@@ -31,6 +32,7 @@ struct EventRecord {
   uint64_t to_upstream_bytes = 0;
   uint64_t to_app_bytes = 0;
   uint32_t left_out = 0;
+  std::string hostname;
   std::string text;
 };
 /// @return nothing when the bytes are no whole records
@@ -82,6 +84,7 @@ class Lab {
   std::vector<EventRecord> events();
   uint64_t now_ms() const { return now_ms_; }
   uint32_t wakes = 0;
+  uint32_t datagram_wakes = 0;
 
   /// Ends every connection and says what is left or was wrong; empty when all is well.
   std::string leftovers();

@@ -104,7 +104,7 @@ bool ProxyEnd::pump_in() {
     size_t used = 0;
     while (!has_request_ && used < got) {
       request_.push_back(static_cast<char>(buffer[used++]));
-      has_request_ = request_.ends_with("\r\n\r\n");
+      has_request_ = request_.ends_with(is_dns ? "\r\n" : "\r\n\r\n");
     }
     received.insert(received.end(), buffer + used, buffer + got);
     if (!reads_) return moved;
@@ -129,6 +129,13 @@ ProxySide::ProxySide() {
 int ProxySide::dial(const relay::UpstreamAddress& upstream, bool& in_progress) {
   dials++;
   in_progress = false;
+  if (upstream.address.ss_family == AF_UNIX) {
+    if (dns_error) return -dns_error;
+    in_progress = how == Dial::kLater;
+    int fd = dial_pair(in_progress);
+    if (fd >= 0) ends.back()->is_dns = true;
+    return fd;
+  }
   uint16_t port = ntohs(reinterpret_cast<const sockaddr_in*>(&upstream.address)->sin_port);
   bool fails = std::find(failing_ports.begin(), failing_ports.end(), port) != failing_ports.end();
   if (how == Dial::kError || fails) return -next_error;

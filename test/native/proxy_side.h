@@ -30,6 +30,7 @@ class ProxyEnd {
 
   bool is_open() const { return static_cast<bool>(fd_); }
   const std::string& request() const { return request_; }  // with its empty line
+  bool is_dns = false;  // not the proxy's end: of the DNS socket, its request a PROXY line
   std::string authority() const;
   Bytes received;  // behind the request
   std::string received_text() const { return {received.begin(), received.end()}; }
@@ -74,6 +75,7 @@ class ProxySide {
   Dial how = Dial::kPair;
   int next_error = 0;
   std::vector<uint16_t> failing_ports;  // addresses that fail with next_error
+  int dns_error = 0;                    // the DNS socket fails with it
   int engine_send_buffer = 0;           // SO_SNDBUF of the relay's end, of pairs
   size_t dials = 0;
   std::vector<std::unique_ptr<ProxyEnd>> ends;

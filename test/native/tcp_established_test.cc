@@ -338,6 +338,28 @@ TEST("options of later segments change nothing: what the SYN said stays") {
   }
 }
 
+TEST("a byte or a FIN from half of all numbers away is not taken, open or half-closed") {
+  for (uint8_t flags : {lab::kAck, static_cast<uint8_t>(lab::kAck | lab::kFin)}) {
+    for (size_t bytes : {0, 1, 2, 5000}) {
+      CheckedLab lab;
+      auto pair = lab.open();
+      REQUIRE(pair);
+      AppTcp& app = *pair.app;
+      pair.app->send("abc");
+      lab.settle();
+      for (uint32_t nearby : {0xffffffffu, 0u, 1u}) {
+        uint32_t seq = next_seq(app) + 3 + 0x80000000u + nearby;
+        app.inject(flags, seq, app.rcv_nxt(), lab::pattern(9, bytes));
+        lab.advance(100);
+      }
+      CHECK_EQ(pair.proxy->received_text(), std::string("abc"));
+      CHECK(!pair.proxy->has_eof);
+      pair.proxy->received.clear();
+      exchange(lab, pair, 5000, 5000);
+    }
+  }
+}
+
 TEST("an acknowledgement of what was never sent changes nothing") {
   CheckedLab lab;
   auto pair = lab.open();

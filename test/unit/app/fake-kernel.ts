@@ -56,6 +56,7 @@ export class FakeKernel {
       ...real,
       appliers,
       device: { fds: [] },
+      isSlotInUse: () => false,
       snapshot: async ({ slot, proxies }) => ({ ...PLAIN_HOST, slot, proxies }),
       prober: () => async () => {
         this.#note('probe');
@@ -63,6 +64,7 @@ export class FakeKernel {
       },
       startEngine: () => this.#engine(),
       selfTest: async () => this.#change('self-test', () => {}),
+      selfTestDns: async () => this.#change('self-test of DNS', () => {}),
       backend: async () => this.#backend(),
     };
   }
@@ -83,6 +85,8 @@ export class FakeKernel {
     return {
       counters: () => readCounters(new BigUint64Array(32)),
       setUpstreams: () => {},
+      setNames: () => {},
+      sendDatagrams: () => {},
       stop: async () => this.#note('engine stopped'),
     };
   }
@@ -97,6 +101,7 @@ export class FakeKernel {
       load,
       verify: async () => {},
       updateProxies: load,
+      keepAlive: async () => {},
       isLoaded: async () => this.table !== undefined,
       unload: async () => {
         if (this.table === undefined) return 'absent';
@@ -111,7 +116,7 @@ export class FakeKernel {
   #firewall(): Applier<Op> {
     const backend = this.#backend();
     return {
-      observe: async () => null,
+      observe: async () => ({ backend: 'nft', leftBy: [] }),
       apply: async (op) => (op.kind === 'firewall.load' ? backend.load(op.policy) : undefined),
       undo: async (op): Promise<UndoResult> => ({
         outcome: op.kind === 'firewall.load' ? await backend.unload(op.policy) : 'absent',
@@ -123,7 +128,7 @@ export class FakeKernel {
   #line(real: Host): Applier<Op> {
     const lineOf = (op: Op): string => (real.appliers[op.kind] as unknown as Applier<Op>).describe(op);
     return {
-      observe: async () => null,
+      observe: async ({ kind }) => (/^(address|route|rule)/.test(kind) ? { existed: false } : null),
       apply: async (op) => this.#change(lineOf(op), () => this.lines.add(lineOf(op))),
       undo: async (op): Promise<UndoResult> => {
         if (!this.lines.has(lineOf(op))) return { outcome: 'absent' };

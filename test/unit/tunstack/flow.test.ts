@@ -6,6 +6,7 @@ interface Fields {
   readonly family?: number;
   readonly status?: number;
   readonly errno?: number;
+  readonly hostname?: string;
   readonly text?: string | Uint8Array;
   readonly length?: number;
 }
@@ -14,9 +15,9 @@ const V4 = [192, 0, 2, 1, ...new Array(12).fill(0)];
 const V6 = [0x20, 0x01, 0x0d, 0xb8, ...new Array(11).fill(0), 1];
 
 /** A record as native/engine/events.h lays it out. */
-function record({ kind, family = 4, status = 0, errno = 0, text = '', length }: Fields): Buffer {
-  const tail = Buffer.from(text as string);
-  const bytes = Buffer.alloc(68 + tail.length);
+function record({ kind, family = 4, status = 0, errno = 0, hostname = '', text = '', length }: Fields): Buffer {
+  const tail = Buffer.concat([Buffer.from(hostname), Buffer.from(text as string)]);
+  const bytes = Buffer.alloc(70 + tail.length);
   const address = family === 6 ? V6 : V4;
   bytes.writeUInt16LE(length ?? bytes.length, 0);
   bytes.writeUInt8(kind, 2);
@@ -32,7 +33,13 @@ function record({ kind, family = 4, status = 0, errno = 0, text = '', length }: 
   bytes.writeBigUInt64LE(2n ** 40n + 1n, 48);
   bytes.writeBigUInt64LE(7n, 56);
   bytes.writeUInt32LE(3, 64);
-  bytes.set(tail, 68);
+  bytes.writeUInt16LE(hostname.length, 68);
+  bytes.set(tail, 70);
+  return bytes;
+}
+
+function withHostnameBytes(bytes: Buffer, count: number): Buffer {
+  bytes.writeUInt16LE(count, 68);
   return bytes;
 }
 
@@ -54,6 +61,8 @@ const RECORDS = [
   record({ kind: 4, errno: 110, text: 'no answer' }),
   record({ kind: 6, family: 0, text: 'ä' }),
   record({ kind: 2, family: 6 }),
+  record({ kind: 4, errno: 99, hostname: 'www.example.org', text: 'why' }),
+  record({ kind: 1, hostname: 'a' }),
   record({ kind: 5, family: 0, errno: 9, text: 'tun' }),
 ];
 const BATCH = Buffer.concat(RECORDS);
@@ -73,6 +82,8 @@ describe('decodeFlowEvents', () => {
           localAddress: '2001:db8::1',
           destinationAddress: '2001:d09::1',
         },
+        { kind: 'failed', ...flow4, hostname: 'www.example.org', errno: 99, code: 'EADDRNOTAVAIL', message: 'why' },
+        { kind: 'opened', ...flow4, hostname: 'a' },
         { kind: 'fatal', errno: 9, code: 'EBADF', message: 'tun', suppressed: 3 },
       ],
     });
@@ -105,13 +116,14 @@ describe('decodeFlowEvents', () => {
   });
 
   it.each([
-    ['length 0, which would loop', record({ kind: 1, length: 0 }), 'record of 0 bytes in 68'],
-    ['a length below the fixed part', record({ kind: 1, length: 67 }), 'record of 67 bytes in 68'],
-    ['a length behind the end', record({ kind: 1, length: 69 }), 'record of 69 bytes in 68'],
+    ['length 0, which would loop', record({ kind: 1, length: 0 }), 'record of 0 bytes in 70'],
+    ['a length below the fixed part', record({ kind: 1, length: 69 }), 'record of 69 bytes in 70'],
+    ['a length behind the end', record({ kind: 1, length: 71 }), 'record of 71 bytes in 70'],
     ['kind 0', record({ kind: 0 }), 'kind 0'],
     ['an unknown kind', record({ kind: 7 }), 'kind 7'],
     ['a flow without family', record({ kind: 1, family: 0 }), 'family 0'],
     ['an unknown family', record({ kind: 3, family: 5 }), 'family 5'],
+    ['a hostname behind the end', withHostnameBytes(record({ kind: 1, hostname: 'a.b' }), 4), 'hostname of 4 bytes'],
   ])('stops at %s', (_, bad, why) => {
     const good = RECORDS[0] ?? Buffer.alloc(0);
     const { events, malformed } = decodeFlowEvents(Buffer.concat([good, bad]));
