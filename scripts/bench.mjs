@@ -1,11 +1,11 @@
 /**
- * `npm run bench` and scripts/soak.sh: bundles bench/ and runs it as root in namespaces of its own.
+ * `npm run bench`, `npm run bench:startup` and scripts/soak.sh: bundles bench/ and runs it as root in namespaces of its own.
  *
  *   host ── unshare ── mount and pid namespace: own /run, own /proc; sh is process 1 and stays in the host's network
  *                        └─ unshare ── network namespace, empty ── node ── ip netns add ... (the bench's own)
  *
  * Leaving the pid namespace ends every process that was started in it, and the last process takes the networks along.
- * Usage: node scripts/bench.mjs [soak] ARGUMENTS
+ * Usage: node scripts/bench.mjs [soak|startup] ARGUMENTS
  */
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -38,7 +38,9 @@ const ownFolder = {
 async function bundle() {
   const esbuild = createRequire(import.meta.url)('esbuild');
   await esbuild.build({
-    entryPoints: ['main', 'soak', 'engine-runner'].map((name) => path.join(root, 'bench', `${name}.ts`)),
+    entryPoints: ['main', 'soak', 'startup', 'engine-runner', 'startup-runner'].map((name) =>
+      path.join(root, 'bench', `${name}.ts`),
+    ),
     outdir: OUTPUT,
     outExtension: { '.js': '.cjs' },
     bundle: true,
@@ -71,7 +73,7 @@ function runIsolated(command) {
 }
 
 const args = process.argv.slice(2);
-const program = args[0] === 'soak' ? args.shift() : 'main';
+const program = args[0] === 'soak' || args[0] === 'startup' ? args.shift() : 'main';
 await bundle();
 const command = [process.execPath, path.join(OUTPUT, `${program}.cjs`), ...args];
 const isHarmless = args.some((arg) => /^(--help|-h|--report(=.*)?)$/.test(arg));

@@ -6,9 +6,9 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
-import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
+import { bundleProgram } from './bundle.mjs';
 import { LAUNCHER, linkLauncher } from './launcher.mjs';
 import { ensureLwip, LWIP_VERSION } from './lwip.mjs';
 import { sourcesOf } from './sources.mjs';
@@ -17,7 +17,6 @@ const root = path.resolve(import.meta.dirname, '..');
 process.chdir(root);
 
 const ADDON = 'build/Release/proxyvpn.node';
-const MAIN = 'src/app/main.ts';
 const BUNDLE = 'dist/proxyvpn.cjs';
 
 class BuildError extends Error {}
@@ -108,37 +107,10 @@ function assertLoads() {
   }
 }
 
-/** One CommonJS file without node_modules; import.meta, which CommonJS lacks, becomes what it stands for. */
 async function bundle() {
-  if (!fs.existsSync(MAIN)) throw new BuildError(`${MAIN} is missing: nothing to bundle`);
-  let esbuild;
-  try {
-    esbuild = createRequire(import.meta.url)('esbuild');
-  } catch (error) {
-    throw new BuildError(`esbuild does not load: run npm ci (${error.message.split('\n')[0]})`);
-  }
-  try {
-    await esbuild.build({
-      entryPoints: [MAIN],
-      outfile: BUNDLE,
-      bundle: true,
-      platform: 'node',
-      format: 'cjs',
-      target: 'node20.12',
-      external: ['*.node'],
-      define: {
-        'import.meta.dirname': '__dirname',
-        'import.meta.filename': '__filename',
-        'import.meta.url': 'bundleUrl',
-      },
-      banner: { js: "'use strict';\nconst bundleUrl = require('node:url').pathToFileURL(__filename).href;" },
-      charset: 'utf8',
-      logLevel: 'warning',
-    });
-  } catch (error) {
-    if (error.errors) throw new BuildError(`esbuild: ${error.errors.length} error(s) in ${MAIN} or what it imports`);
-    throw error;
-  }
+  const { text } = await bundleProgram();
+  fs.mkdirSync(path.dirname(BUNDLE), { recursive: true });
+  fs.writeFileSync(BUNDLE, text);
 }
 
 const STEPS = { addon: buildAddon, bundle, launcher: () => linkLauncher() };
@@ -153,7 +125,7 @@ for (const name of wanted) {
   try {
     await step();
   } catch (error) {
-    const isPlain = error instanceof BuildError || /^(lwip|launcher): /.test(error.message);
+    const isPlain = error instanceof BuildError || /^(bundle|lwip|launcher): /.test(error.message);
     console.error(`build: ${isPlain ? error.message : error.stack}`);
     process.exit(1);
   }

@@ -8,14 +8,20 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** Values that the help describes in words. */
-const CHOICES = { '--lan': ['allow', 'block'], '--ipv6': ['on', 'off'] };
+const CHOICES = {
+  '--lan': ['allow', 'block'],
+  '--ipv6': ['on', 'off'],
+  '--dns': ['virtual', 'over-tcp', 'doh', 'direct'],
+  '--dns-other': ['relay', 'no-data'],
+};
 
 /** What a shell can offer for the value of a flag: a kind for each placeholder of the help; others get nothing. */
 const KINDS = { '--name': 'tunnel', '<file>': 'file', '<user,...>': 'user' };
 
 /** `  -p, --proxy <url>   text`, where the text may go on in lines that are indented further. */
 const OPTION = /^ {2}(?:(-\w), )?(--[\w-]+)(?: (<[^>]+>))?(?: {2,}(\S.*))?$/;
-const COMMAND = /^ {2}(\w[\w-]*)(?: \[\w+\])* {2,}(\S.*)$/;
+/** `  dns [options] <query|map> [host]   text`: the words that may follow stand in the usage. */
+const COMMAND = /^ {2}(\w[\w-]*)(?: \[\w+\])*(?: <([\w|]+)>)?(?: \[\w+\])* {2,}(\S.*)$/;
 const CONTINUATION = /^ {10,}(\S.*)$/;
 
 function linesOf(help, pattern) {
@@ -45,9 +51,9 @@ function optionsOf(help) {
 export function readHelp(helpOf) {
   const help = helpOf();
   const section = /^Commands:\n((?: .*\n)*)/m.exec(help)?.[1] ?? '';
-  const commands = linesOf(section, COMMAND).map(([name, text]) => {
+  const commands = linesOf(section, COMMAND).map(([name, choices, text]) => {
     const options = name === 'help' ? [] : optionsOf(helpOf(name));
-    return { name, text, options };
+    return { name, text, words: choices?.split('|') ?? [], options };
   });
   return { options: optionsOf(help.slice(0, help.indexOf('\nCommands:'))), commands };
 }
@@ -68,7 +74,10 @@ export function bashCompletion({ options, commands }) {
     return `    ${short ? `${short} | ` : ''}${long}) ${offer ? `_proxyvpn_offer ${offer} && ` : ''}return ;;`;
   });
   const perCommand = commands.map((command) => {
-    const words = command.name === 'help' ? commands.map(({ name }) => name).join(' ') : wordsOf(command.options);
+    const words =
+      command.name === 'help'
+        ? commands.map(({ name }) => name).join(' ')
+        : [...command.words, wordsOf(command.options)].join(' ');
     return `    ${command.name}) words='${words}' ;;`;
   });
   const first = [...commands.map(({ name }) => name), wordsOf(options)].join(' ');
@@ -111,11 +120,14 @@ function zshArgument({ short, long, value, text }) {
 
 export function zshCompletion({ options, commands }) {
   const list = commands.map(({ name, text }) => `        ${zshQuoted(`${name}:${text}`)}`);
-  const cases = commands.map(({ name, options: own }) => {
+  const zshWords = (words) => (words.length > 0 ? [`          '1:word:(${words.join(' ')})'`] : []);
+  const cases = commands.map(({ name, words, options: own }) => {
     const body =
       name === 'help'
         ? `_values command ${commands.map((command) => command.name).join(' ')}`
-        : ['_arguments -s', ...own.map((option) => `          ${zshArgument(option)}`)].join(' \\\n');
+        : ['_arguments -s', ...own.map((option) => `          ${zshArgument(option)}`), ...zshWords(words)].join(
+            ' \\\n',
+          );
     return `        ${name})\n          ${body}\n          ;;`;
   });
   const own = options.map((option) => `    ${zshArgument(option)}`);
@@ -162,8 +174,9 @@ function fishOption(condition, { short, long, value, text }) {
 }
 
 export function fishCompletion({ options, commands }) {
-  const lines = commands.flatMap(({ name, text, options: own }) => [
+  const lines = commands.flatMap(({ name, text, words, options: own }) => [
     `complete -c proxyvpn -n __fish_use_subcommand -a ${name} -d ${fishQuoted(text)}`,
+    ...words.map((word) => `complete -c proxyvpn -n '__fish_seen_subcommand_from ${name}' -a ${word}`),
     ...own.map((option) => fishOption(`__fish_seen_subcommand_from ${name}`, option)),
   ]);
   const names = commands.map(({ name }) => name).join(' ');

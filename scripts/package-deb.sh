@@ -48,7 +48,7 @@ add_documents() {
 copyright() {
   local licence
   printf 'proxyvpn\n========\n\n' && cat LICENSE
-  for licence in node_modules/{commander,ipaddr.js,zod}/LICENSE; do
+  for licence in node_modules/{commander,dns-packet,ipaddr.js,smol-toml,zod}/LICENSE; do
     printf '\n\n%s, in /usr/bin/proxyvpn\n========\n\n' "$(basename "$(dirname "$licence")")" && cat "$licence"
   done
   printf '\n\nlwIP, in /usr/bin/proxyvpn\n========\n\n' && cat .deps/lwip/COPYING

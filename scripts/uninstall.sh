@@ -35,7 +35,7 @@ stop_services() {
 # The state directory of a tunnel exists as long as there is something to undo.
 require_all_down() {
   local tunnels
-  tunnels=$(find /run/proxyvpn /run/user/*/proxyvpn -mindepth 2 -maxdepth 2 -name journal 2>/dev/null || true)
+  tunnels=$(find /run/proxyvpn /run/proxyvpn-service /run/user/*/proxyvpn -mindepth 2 -maxdepth 2 -name journal 2>/dev/null || true)
   [ -n "$tunnels" ] || return 0
   [ -z "$force" ] || { say "still up, or crashed: $tunnels" && return 0; }
   die "tunnels are up, or have crashed: $(xargs <<<"$tunnels")" \

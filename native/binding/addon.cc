@@ -7,8 +7,11 @@
 
 #include "binding/engine_binding.h"
 #include "binding/file_binding.h"
+#include "binding/leak_probe_binding.h"
+#include "binding/memory_binding.h"
 #include "binding/netlink_binding.h"
 #include "binding/nftables_binding.h"
+#include "binding/socket_binding.h"
 
 // A capability that came in by the ambient set (native/launcher) stays with this process: no child
 // inherits it, and memory that others must not write to is not for them to read or dump either.
@@ -28,8 +31,11 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   keep_capability_to_ourselves();
   init_engine(env, exports);
   init_file(env, exports);
+  init_leak_probe(env, exports);
+  init_memory(env, exports);
   init_netlink(env, exports);
   init_nftables(env, exports);
+  init_socket(env, exports);
   return exports;
 }
 

@@ -6,8 +6,9 @@
 // From here on:
 //
 //   node        one path, fixed when this file was linked; every component is root's alone
-//   program     bundle and addon are copied from this file into sealed memfds, which node is given
-//               as /proc/self/fd/N: neither has a name that somebody else could take
+//   program     bundle, its code cache and addon are copied from this file into sealed memfds, which
+//               node is given as /proc/self/fd/N: none has a name that somebody else could take. What
+//               node runs is boot.cjs, which reads the first two
 //   arguments   stand behind the script's name, where node reads no option
 //   environment only kPassed, as data; nothing that makes node, libc or OpenSSL load or run a file
 //   descriptors 0, 1 and 2; closed ones become /dev/null
@@ -53,15 +54,21 @@
 #error "PROXYVPN_NODE is the absolute path of node without symbolic links: see scripts/launcher.mjs"
 #endif
 
-// scripts/launcher.mjs compiles in a directory that holds the two under these names.
+// scripts/launcher.mjs compiles in a directory that holds them under these names.
 __asm__(
     ".section .rodata\n"
+    "launcher_boot: .incbin \"boot\"\n"
+    "launcher_boot_end: .byte 0\n"
     "launcher_bundle: .incbin \"bundle\"\n"
     "launcher_bundle_end: .byte 0\n"
+    "launcher_code: .incbin \"code\"\n"
+    "launcher_code_end: .byte 0\n"
     "launcher_addon: .incbin \"addon\"\n"
     "launcher_addon_end: .byte 0\n"
     ".previous\n");
+extern "C" const char launcher_boot[], launcher_boot_end[];
 extern "C" const char launcher_bundle[], launcher_bundle_end[];
+extern "C" const char launcher_code[], launcher_code_end[];
 extern "C" const char launcher_addon[], launcher_addon_end[];
 
 namespace {
@@ -92,12 +99,12 @@ constexpr const char* kPassed[] = {
 constexpr char kPath[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr char kNoOpensslConfig[] = "OPENSSL_CONF=/dev/null";
 
-/// Before the script's name. The semi-space is node's own memory, which a daemon pays for idle.
+/// Before the script's name. No option of V8's is among them: with any, node's own code cache and
+/// ours are those of another V8, and it compiles both anew.
 constexpr const char* kNodeOptions[] = {
     "--no-global-search-paths",
     "--preserve-symlinks",
     "--preserve-symlinks-main",
-    "--max-semi-space-size=1",
 };
 
 constexpr int kFailed = 1;
@@ -332,23 +339,28 @@ bool is_passed(std::string_view entry) {
   return false;
 }
 
-/// @param addon descriptor
-char** environment(char** inherited, int addon, const char* why_not_held) {
-  static char* variables[sizeof kPassed / sizeof *kPassed + 6];
+/// Descriptors of what node is given.
+struct Program {
+  int boot, bundle, code, addon;
+};
+
+char** environment(char** inherited, const Program& program, const char* why_not_held) {
+  static char* variables[sizeof kPassed / sizeof *kPassed + 8];
   size_t count = 0;
   for (; *inherited && count < sizeof kPassed / sizeof *kPassed; inherited++)
     if (is_passed(*inherited)) variables[count++] = *inherited;
   variables[count++] = const_cast<char*>(kPath);
   variables[count++] = const_cast<char*>(kNoOpensslConfig);
-  variables[count++] = path_of("PROXYVPN_ADDON=", addon);
+  variables[count++] = path_of("PROXYVPN_BUNDLE=", program.bundle);
+  variables[count++] = path_of("PROXYVPN_CODE=", program.code);
+  variables[count++] = path_of("PROXYVPN_ADDON=", program.addon);
   variables[count++] = own_path_variable();
   if (why_not_held && asprintf(&variables[count++], "PROXYVPN_UNPRIVILEGED=%s", why_not_held) < 0)
     fail_errno("asprintf");
   return variables;
 }
 
-/// @param bundle descriptor
-char** node_arguments(int argc, char** argv, int bundle) {
+char** node_arguments(int argc, char** argv, const Program& program) {
   constexpr size_t kOwn = sizeof kNodeOptions / sizeof *kNodeOptions + 2;
   size_t given = argc > 1 ? static_cast<size_t>(argc) - 1 : 0;
   auto** arguments = static_cast<char**>(calloc(kOwn + given + 1, sizeof(char*)));
@@ -356,7 +368,7 @@ char** node_arguments(int argc, char** argv, int bundle) {
   size_t count = 0;
   arguments[count++] = const_cast<char*>("proxyvpn");
   for (const char* option : kNodeOptions) arguments[count++] = const_cast<char*>(option);
-  arguments[count++] = path_of("", bundle);
+  arguments[count++] = path_of("", program.boot);
   for (size_t i = 0; i < given; i++) arguments[count++] = argv[i + 1];
   return arguments;
 }
@@ -376,10 +388,15 @@ int main(int argc, char** argv, char** inherited) {
   bool is_held = holds_net_admin();
   const char* why_not_held = is_held ? nullptr : why_unprivileged();
   if (is_held && !is_root) check_own_file();
-  int bundle = sealed_copy("proxyvpn.cjs", launcher_bundle, launcher_bundle_end);
-  int addon = sealed_copy("proxyvpn.node", launcher_addon, launcher_addon_end);
+  Program program{
+      .boot = sealed_copy("proxyvpn-boot.cjs", launcher_boot, launcher_boot_end),
+      .bundle = sealed_copy("proxyvpn.cjs", launcher_bundle, launcher_bundle_end),
+      .code = sealed_copy("proxyvpn-code", launcher_code, launcher_code_end),
+      .addon = sealed_copy("proxyvpn.node", launcher_addon, launcher_addon_end),
+  };
   if (!is_root) keep_only_net_admin(is_held);
   pin_sigusr1();
-  execve(kNode, node_arguments(argc, argv, bundle), environment(inherited, addon, why_not_held));
+  execve(kNode, node_arguments(argc, argv, program),
+         environment(inherited, program, why_not_held));
   fail_errno(kNode);
 }

@@ -1,29 +1,36 @@
-/** argv in, exit code out: the only file that exits. */
-import fs from 'node:fs';
-import { EXIT, type ExitCode, ProxyVpnError } from '../errors.ts';
+/**
+ * argv in, exit code out: the only file that exits.
+ *
+ * Each command is imported when it is asked for: what is imported here is evaluated at every start, and `up` starts two
+ * processes one after the other.
+ */
+import manifest from '../../package.json' with { type: 'json' };
+import { EXIT, type ExitCode } from '../errors.ts';
 import { native } from '../native.ts';
-import { stateDirectory, stateRoot } from '../state/directory.ts';
-import { type Command, parseArguments } from './cli.ts';
-import { runTunnel, stackOf } from './daemon.ts';
-import { runDemo, runDemoInside } from './demo.ts';
-import { runDemoNet } from './demo-net.ts';
-import { runDown } from './down.ts';
+import type { Command } from './cli.ts';
 import { errorDocument } from './error-document.ts';
-import { decodeLaunch, type LaunchReport } from './launch.ts';
-import { runStatus } from './status.ts';
 import { Terminal } from './terminal.ts';
-import { runUp } from './up.ts';
 
 async function runCommand(command: Command, terminal: Terminal): Promise<ExitCode> {
   switch (command.command) {
     case 'up':
-      return runUp(command.options, terminal);
+      return (await import('./up.ts')).runUp(command.options, terminal);
     case 'down':
-      return runDown(command.options, terminal);
+      return (await import('./down.ts')).runDown(command.options, terminal);
     case 'status':
-      return runStatus(command.options, terminal);
+      return (await import('./status.ts')).runStatus(command.options, terminal);
+    case 'check':
+      return (await import('./check.ts')).runCheck(command.options, terminal);
+    case 'killswitch':
+      return (await import('./killswitch-command.ts')).runKillswitch(command.options, terminal);
+    case 'doctor':
+      return (await import('./doctor/doctor.ts')).runDoctor(command.options, terminal);
+    case 'leaktest':
+      return (await import('./leaktest/leaktest.ts')).runLeaktest(command.options, terminal);
+    case 'dns':
+      return (await import('./dns-command.ts')).runDns(command.options, terminal);
     case 'demo':
-      return runDemo();
+      return (await import('./demo.ts')).runDemo();
     case 'print':
       (command.exitCode === EXIT.ok ? process.stdout : process.stderr).write(command.text);
       return command.exitCode;
@@ -33,37 +40,14 @@ async function runCommand(command: Command, terminal: Terminal): Promise<ExitCod
 async function runCli(argv: readonly string[]): Promise<ExitCode> {
   let terminal = new Terminal(argv.includes('--json'));
   try {
-    const command = parseArguments(argv);
+    const { configReader } = await import('./config-file.ts');
+    const { parseArguments } = await import('./cli.ts');
+    const readConfig = await configReader(argv, process.env, (text) => terminal.warn(text));
+    const command = parseArguments(argv, readConfig);
     terminal = new Terminal('options' in command && command.options.json);
     return await runCommand(command, terminal);
   } catch (error) {
     terminal.fail(error);
-    return errorDocument(error).exitCode;
-  }
-}
-
-/** The other end of `startDaemon`: the launch on stdin, reports on stdout, the log on stderr. */
-async function runDaemon(): Promise<ExitCode> {
-  let isHeard = true;
-  const tell = (report: LaunchReport): void => {
-    if (!isHeard) return;
-    if (report.is !== 'warning') isHeard = false;
-    try {
-      fs.writeSync(1, `${JSON.stringify(report)}\n`);
-    } catch {
-      // `up` was killed: nobody listens, the tunnel lives on.
-      isHeard = false;
-    }
-  };
-  try {
-    const launch = decodeLaunch(fs.readFileSync(0, 'utf8'));
-    return await runTunnel(launch, stateDirectory(launch.config.name, stateRoot()), {
-      warn: (text) => tell({ is: 'warning', text }),
-      ready: (status) => tell({ is: 'ready', status }),
-    });
-  } catch (error) {
-    if (!(error instanceof ProxyVpnError)) process.stderr.write(`${stackOf(error)}\n`);
-    tell({ is: 'error', error: errorDocument(error) });
     return errorDocument(error).exitCode;
   }
 }
@@ -73,12 +57,18 @@ async function run(argv: readonly string[]): Promise<ExitCode> {
   // Before any child is started: the addon takes from them what the launcher's capability would give.
   if (process.env['PROXYVPN_LAUNCHER'] !== undefined) native();
   switch (argv[0]) {
+    case '--version':
+      // As commander would say it, which would first load the grammar of all commands.
+      if (argv.length > 1) return runCli(argv);
+      process.stdout.write(`${manifest.version}\n`);
+      return EXIT.ok;
     case '__daemon':
-      return runDaemon();
+      await (await import('./idle-memory.ts')).keepYoungGenerationSmall();
+      return (await import('./daemon-process.ts')).runDaemon();
     case '__demo':
-      return runDemoInside();
+      return (await import('./demo.ts')).runDemoInside();
     case '__demo-net':
-      await runDemoNet();
+      await (await import('./demo-net.ts')).runDemoNet();
       return EXIT.ok;
     default:
       return runCli(argv);

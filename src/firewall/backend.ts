@@ -28,6 +28,11 @@ export interface Backend {
    * @throws ProxyVpnError E_FIREWALL_LOAD, E_FIREWALL_VERIFY
    */
   updateProxies(policy: FirewallPolicy): Promise<void>;
+  /**
+   * To be called every few seconds while a policy with `names` and without the killswitch is in force, see dns-guard.ts.
+   * @throws ProxyVpnError E_FIREWALL_LOAD
+   */
+  keepAlive(policy: FirewallPolicy): Promise<void>;
 }
 
 /** A backend, or why it cannot be used here. */

@@ -17,6 +17,11 @@ export const EVERY_RULE: FirewallPolicy = {
   allowLan: true,
   bypass: ['192.0.2.0/24', '2001:db8::/64'],
   bypassUsers: [0],
+  names: {
+    ranges: ['198.18.0.0/15', 'fd70:7670:6e00:1::/64'],
+    localResolvers: ['192.0.2.1', '2001:db8::1'],
+    rerouteMark: 3,
+  },
   inbound: {
     ports: [22],
     peers: [

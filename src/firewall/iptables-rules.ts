@@ -9,7 +9,7 @@
 import { createHash } from 'node:crypto';
 import type { Family } from '../ip.ts';
 import { LAN_NETWORKS } from './local-networks.ts';
-import type { FirewallPolicy } from './policy.ts';
+import type { FirewallPolicy, NamesPolicy } from './policy.ts';
 import { hex, type Rule, tunAddress } from './rule.ts';
 import { addressesOfFamily, checkPolicy, disjointPrefixes, ofFamily } from './ruleset.ts';
 
@@ -85,10 +85,11 @@ function prerouting(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const tun = policy.tun.name;
   return [
     rule('-i lo -j RETURN', 'from this host'),
-    rule('! -p tcp -j RETURN', 'only TCP is sent into the tunnel'),
+    ...(policy.names ? [] : [onlyTcp]),
     rule(`-i ${tun} -m conntrack --ctstate SNAT ${mark}`, 'for a container behind NAT'),
     rule(`-i ${tun} -m addrtype ! --dst-type LOCAL ${mark}`, 'for a container, not into the tunnel again'),
     rule(`-i ${tun} -j RETURN`, 'for this host'),
+    ...(policy.names ? [...dnsFromOutside(mark), onlyTcp] : []),
     ...(policy.killswitch ? markInbound(policy, family) : []),
     rule(
       `-m addrtype --dst-type LOCAL ${mark}`,
@@ -97,6 +98,15 @@ function prerouting(policy: FirewallPolicy, family: Family): readonly Rule[] {
     rule(`-m conntrack --ctdir REPLY ${mark}`, 'the answer of a container to a connection from outside'),
   ];
 }
+
+const onlyTcp = rule('! -p tcp -j RETURN', 'only TCP is sent into the tunnel');
+
+/** What TCP gets as well. */
+const dnsFromOutside = (mark: string): readonly Rule[] =>
+  ['--dport', '--sport'].flatMap((port) => [
+    rule(`-p udp ${port} 53 -m addrtype --dst-type LOCAL ${mark}`, 'DNS for this host: strict rp_filter'),
+    rule(`-p udp ${port} 53 -m conntrack --ctdir REPLY ${mark}`, 'the answer of a container'),
+  ]);
 
 function markInbound(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const opens = '-p tcp --syn -m conntrack --ctstate NEW -m addrtype --dst-type LOCAL';
@@ -117,7 +127,8 @@ function routeOutput(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const mark = hex(policy.fwmark);
   return [
     rule(`-s ${tunAddress(policy, family)} -j RETURN`, 'through the tunnel, by far the most: nothing more to ask'),
-    rule('! -p tcp -j RETURN', 'only TCP is sent into the tunnel'),
+    ...(policy.names ? dnsRoute(policy, policy.names) : []),
+    onlyTcp,
     rule('-o lo -j RETURN', 'stays in this host'),
     rule(`-m mark --mark ${mark} -j RETURN`, 'marked from the start: to a proxy'),
     ...ofExisting(policy, family, `-j MARK --set-xmark ${mark}/0xffffffff`),
@@ -153,6 +164,8 @@ function output(policy: FirewallPolicy, family: Family): readonly Rule[] {
     STAYS,
     // Not what is sent in the name of others, a reset by REJECT say: the gate takes that for forwarded.
     rule(`-o ${policy.tun.name} -p tcp -m addrtype --src-type LOCAL -j RETURN`, 'the tunnel carries TCP'),
+    ...intoTunnel(policy, family, '-m addrtype --src-type LOCAL'),
+    ...reroutedDns(policy),
     ...permitted(policy, family, refuse),
     ...refuseAll(refuse),
   ];
@@ -163,6 +176,7 @@ function gate(policy: FirewallPolicy, family: Family): readonly Rule[] {
   return [
     STAYS,
     rule(`-o ${policy.tun.name} -p tcp -j RETURN`, 'the tunnel carries TCP'),
+    ...intoTunnel(policy, family),
     rule('-m addrtype ! --src-type LOCAL -j RETURN', 'not from here: judged in FORWARD, or in OUTPUT by its addresses'),
     ...permitted(policy, family, DROP),
     ...refuseAll(DROP),
@@ -284,6 +298,7 @@ function forward(policy: FirewallPolicy, family: Family): readonly Rule[] {
   const refuse = REJECT[family];
   return [
     rule(`-o ${tun} -p tcp -j RETURN`, 'the tunnel carries TCP'),
+    ...intoTunnel(policy, family),
     rule(`-i ${tun} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN`, 'what comes back through it'),
     ...inboundPorts(policy).map((port) =>
       rule(
@@ -304,4 +319,49 @@ function forward(policy: FirewallPolicy, family: Family): readonly Rule[] {
     ),
     ...refuseAll(refuse),
   ];
+}
+
+/** What goes into the tunnel beside TCP. @param more matches */
+function intoTunnel({ names, tun }: FirewallPolicy, family: Family, more = ''): readonly Rule[] {
+  if (names === undefined) return [];
+  const start = ['-o', tun.name, more].filter(Boolean).join(' ');
+  return [
+    rule(`${start} -p udp --dport 53 -j RETURN`, 'the tunnel answers DNS'),
+    ...ofRanges(names, family).map((range) =>
+      rule(`${start} -d ${range} -j RETURN`, 'an address that stands for a name: the tunnel refuses all but TCP'),
+    ),
+  ];
+}
+
+const ofRanges = ({ ranges }: NamesPolicy, family: Family): readonly string[] => disjointPrefixes(ranges, family);
+
+/** In mangle OUTPUT, see dns-guard.ts. */
+function dnsRoute(policy: FirewallPolicy, { rerouteMark }: NamesPolicy): readonly Rule[] {
+  const mark = hex(policy.fwmark);
+  const dns = '-p udp --dport 53';
+  return [
+    rule(
+      `${dns} -m conntrack --ctdir REPLY -j MARK --set-xmark ${mark}/0xffffffff`,
+      'the answer to a client that asks from port 53',
+    ),
+    rule(`${dns} -m mark --mark ${mark} -j RETURN`, 'that, or of proxyvpn itself'),
+    rule(`${dns} -o lo -j RETURN`, 'to a stub resolver'),
+    rule(`${dns} -o ${policy.tun.name} -j RETURN`, 'caught already'),
+    ...dnsOfBypassUsers(policy, dns),
+    rule(
+      `${dns} -j MARK --set-xmark ${hex(rerouteMark)}/0xffffffff`,
+      'routed again, without the interface of its socket (IP_UNICAST_IF): into the tunnel',
+    ),
+  ];
+}
+
+const dnsOfBypassUsers = (policy: FirewallPolicy, dns: string): readonly Rule[] =>
+  policy.bypassUsers.map((user) =>
+    rule(`${dns} -m owner --uid-owner ${user} -j RETURN`, 'this user goes around the tunnel, DNS included'),
+  );
+
+function reroutedDns({ names }: FirewallPolicy): readonly Rule[] {
+  if (names === undefined) return [];
+  const text = `-p udp --dport 53 -m mark --mark ${hex(names.rerouteMark)} -m addrtype --src-type LOCAL -j RETURN`;
+  return [rule(text, 'routed again, and this hook sees the old interface')];
 }

@@ -41,19 +41,22 @@ export async function openIptables(purpose: Purpose): Promise<Opened> {
   if (!isRoot()) return { unavailable: 'only as root' };
   // Without IPv6 in the kernel there is nothing to filter, and ip6tables fails.
   const families: readonly Family[] = existsSync('/proc/sys/net/ipv6') ? [4, 6] : [4];
+  const versions = await Promise.all(families.map((family) => runTool(`${programOf(family)}-restore`, ['--version'])));
   const tools: Iptables[] = [];
-  for (const family of families) {
-    const program = family === 4 ? 'iptables' : 'ip6tables';
-    const version = await runTool(`${program}-restore`, ['--version']);
-    if (version.rc !== 0) return { unavailable: firstLine(version.err) };
-    const tool = { family, program, isNft: version.out.includes('nf_tables') };
+  // One after the other: they take the same lock, and an older one that finds it taken sleeps for a second.
+  for (const [index, family] of families.entries()) {
+    const version = versions[index];
+    if (version?.rc !== 0) return { unavailable: firstLine(version?.err ?? '') };
+    const tool = { family, program: programOf(family), isNft: version.out.includes('nf_tables') };
     const everyRule = purpose === 'load' ? loadText(tool, EVERY_RULE, new Map(), []) : '';
     const checked = await restore(tool, everyRule, true);
-    if (checked.rc !== 0) return { unavailable: `${program}: ${firstLine(checked.err)}` };
+    if (checked.rc !== 0) return { unavailable: `${tool.program}: ${firstLine(checked.err)}` };
     tools.push(tool);
   }
   return iptablesBackend(tools);
 }
+
+const programOf = (family: Family): string => (family === 4 ? 'iptables' : 'ip6tables');
 
 function iptablesBackend(tools: readonly Iptables[]): Backend {
   const verify = async (policy: FirewallPolicy): Promise<void> => {
@@ -71,8 +74,8 @@ function iptablesBackend(tools: readonly Iptables[]): Backend {
     return isUndone ? 'undone' : 'absent';
   };
   const isLoaded = async (table: string): Promise<boolean> => {
-    for (const tool of tools) if (hasOurs(await save(tool), table)) return true;
-    return false;
+    const saved = await Promise.all(tools.map(save));
+    return saved.some((tables) => hasOurs(tables, table));
   };
   return {
     name: 'iptables',
@@ -98,6 +101,8 @@ function iptablesBackend(tools: readonly Iptables[]): Backend {
       checkTableName(table);
       return unload(table);
     },
+    // Nothing is refused for DNS without the killswitch: iptables cannot forget a rule by itself.
+    async keepAlive() {},
     async updateProxies(policy) {
       const naming = (tool: Iptables): readonly IptablesChain[] =>
         iptablesChains(policy, tool.family).filter(({ place }) => place === 'OUT' || place === 'GATE');

@@ -11,13 +11,13 @@
  * There is no `ct state established accept` for packets of this host: connections older than the killswitch would go
  * on outside the tunnel. The connection mark tells which connections were opened under these very rules.
  */
+import { intoTunnel, refuse, TO_DNS } from './dns-guard.ts';
 import { LAN_NETWORKS } from './local-networks.ts';
 import type { FirewallPolicy } from './policy.ts';
 import { both, type Chain, FAMILIES, type Hook, hex, OPENED, OPENS, PRIORITY, type Rule, tunAddress } from './rule.ts';
 
 /** Nothing but SYN: what RFC 9293 §3.5 opens a connection with. A later packet might be an answer taken for a question. */
 const BARE_SYN = 'tcp flags & (fin | syn | rst | ack) == syn';
-const TO_DNS = 'meta l4proto { tcp, udp } th dport 53';
 /** (uid_t)-1 is nobody: it holds for every packet that has an owner, and for none that has not. */
 const HAS_OWNER = 'meta skuid != 4294967295';
 
@@ -67,14 +67,22 @@ function orphaned(): readonly Rule[] {
   ];
 }
 
-/** What this host may send by another interface than lo and the TUN. Accepts, or returns. */
-function permitted(policy: FirewallPolicy): readonly Rule[] {
-  const mark = hex(policy.fwmark);
+/** Before all else in output and postrouting: by far the most packets are these. */
+function ofTunnel(policy: FirewallPolicy): readonly Rule[] {
+  const into = `oifname "${policy.tun.name}" meta l4proto tcp accept`;
   return [
+    ...both('the tunnel carries TCP', ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} ${into}`),
     ...both(
       'to a proxy; the tunnel lives on it',
-      ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} goto to_proxy`,
+      ({ ip, family }) => `meta mark ${hex(policy.fwmark)} ${ip} daddr . tcp dport @proxies${family} jump to_proxy`,
     ),
+    stays,
+  ];
+}
+
+/** What this host may send by another interface than lo and the TUN. Accepts, or returns. */
+function permitted(policy: FirewallPolicy): readonly Rule[] {
+  return [
     ...toResolvers(policy),
     ...ofBypassUsers(policy),
     { text: `${TO_DNS} return`, why: 'no other resolver, not even in the LAN or a bypassed network' },
@@ -162,11 +170,11 @@ function answersToInbound(policy: FirewallPolicy): readonly Rule[] {
 const toInboundPorts = (policy: FirewallPolicy): string =>
   policy.inbound.ports === 'all' ? '' : ' ct original proto-dst @inbound_ports';
 
-function refuse(): readonly Rule[] {
-  return [
-    { text: 'meta l4proto tcp counter reject with tcp reset', why: 'a drop would leave connect() hanging' },
-    { text: 'counter reject with icmpx admin-prohibited', why: 'QUIC falls back to TCP, and resolvers go on, at once' },
-  ];
+/** Postrouting drops it where it did not get into the tunnel. */
+function reroutedDns({ names }: FirewallPolicy): readonly Rule[] {
+  if (names === undefined) return [];
+  const text = `meta mark ${hex(names.rerouteMark)} udp dport 53 fib saddr type local accept`;
+  return [{ text, why: 'routed again, and this hook sees the old interface' }];
 }
 
 const stays: Rule = { text: 'oifname "lo" accept', why: 'stays in this host' };
@@ -174,10 +182,11 @@ const stays: Rule = { text: 'oifname "lo" accept', why: 'stays in this host' };
 function output(policy: FirewallPolicy): readonly Rule[] {
   const into = `oifname "${policy.tun.name}" meta l4proto tcp`;
   return [
-    stays,
-    ...both('the tunnel carries TCP', ({ ip, family }) => `${into} ${ip} saddr ${tunAddress(policy, family)} accept`),
+    ...ofTunnel(policy),
     // Not what is sent in the name of others, a reset by `reject` say: postrouting takes that for forwarded.
     { text: `${into} fib saddr type local accept`, why: 'the same from another address of this host' },
+    ...intoTunnel(policy, `oifname "${policy.tun.name}" fib saddr type local`),
+    ...reroutedDns(policy),
     { text: 'jump permitted', why: 'the few that may go around the tunnel' },
     { text: 'goto refuse', why: 'everything else' },
   ];
@@ -185,8 +194,9 @@ function output(policy: FirewallPolicy): readonly Rule[] {
 
 function postrouting(policy: FirewallPolicy): readonly Rule[] {
   return [
-    stays,
-    { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
+    ...ofTunnel(policy),
+    { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the same from another address of this host' },
+    ...intoTunnel(policy, `oifname "${policy.tun.name}"`),
     { text: 'fib saddr type != local accept', why: 'not from here: judged in forward, or in output by its addresses' },
     { text: 'jump permitted', why: 'output may have seen the interface from before the mark' },
     { text: 'counter drop', why: 'whatever anyone has marked, routed or bound' },
@@ -196,6 +206,7 @@ function postrouting(policy: FirewallPolicy): readonly Rule[] {
 function forward(policy: FirewallPolicy): readonly Rule[] {
   return [
     { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
+    ...intoTunnel(policy, `oifname "${policy.tun.name}"`),
     { text: `iifname "${policy.tun.name}" ct state established,related accept`, why: 'what comes back through it' },
     ...forwardedInbound(policy),
     ...forwardedToResolvers(policy),

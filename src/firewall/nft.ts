@@ -11,6 +11,7 @@ import {
   permissionError,
   verifyError,
 } from './backend.ts';
+import { ALIVE } from './dns-guard.ts';
 import { EVERY_RULE } from './every-rule.ts';
 import { neededState } from './neighbours.ts';
 import { differences, type NftObject, parseNft } from './nft-readback.ts';
@@ -91,6 +92,9 @@ function nftBackend(nft: Nft): Backend {
       if (!(await isLoaded(table))) return 'absent';
       await change(nft, `delete table inet ${table}\n`, 'E_FIREWALL_UNLOAD', `cannot remove the table inet ${table}`);
       return 'undone';
+    },
+    async keepAlive({ table }) {
+      await change(nft, nftSetText(table, [ALIVE]), 'E_FIREWALL_LOAD', `cannot refresh the table inet ${table}`);
     },
     async updateProxies(policy) {
       const ruleset = await wanted(policy);

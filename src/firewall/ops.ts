@@ -9,6 +9,8 @@ import { availableBackends, selectBackend } from './select.ts';
 export interface FirewallLoadOp {
   readonly kind: 'firewall.load';
   readonly policy: FirewallPolicy;
+  /** Of `killswitch on`: it stays after `down`, until `killswitch off`. */
+  readonly standing?: boolean;
 }
 
 export interface FirewallBefore {

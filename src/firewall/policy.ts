@@ -9,6 +9,15 @@ export interface Connection {
   readonly remotePort: number;
 }
 
+export interface NamesPolicy {
+  /** CIDRs whose addresses stand for names: all that is sent to them goes into the tunnel, and much is refused there. */
+  readonly ranges: readonly string[];
+  /** Resolvers that proxyvpn itself asks for local names, with its mark. Empty with the killswitch. */
+  readonly localResolvers: readonly string[];
+  /** See src/mark/scheme.ts. */
+  readonly rerouteMark: number;
+}
+
 export interface FirewallPolicy {
   /** nftables table name (family inet); prefix of iptables chains. */
   readonly table: string;
@@ -29,6 +38,8 @@ export interface FirewallPolicy {
   readonly bypass: readonly string[];
   /** uids that go around the tunnel. */
   readonly bypassUsers: readonly number[];
+  /** DNS is answered by the tunnel, so port 53 leads nowhere else. Left out with `--dns direct`. */
+  readonly names?: NamesPolicy;
   /** Killswitch only: connections from outside that may be answered. */
   readonly inbound: {
     readonly ports: readonly number[] | 'all';

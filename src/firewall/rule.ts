@@ -29,6 +29,8 @@ export interface NamedSet {
   /** Holds prefixes, which the kernel may list otherwise than they were written. */
   readonly isInterval: boolean;
   readonly elements: readonly string[];
+  /** The kernel removes elements after it. */
+  readonly timeoutSeconds?: number;
 }
 
 /** One table of family inet. */
@@ -71,7 +73,9 @@ export function nftText(ruleset: Ruleset): string {
 }
 
 function setText(set: NamedSet): string {
-  const flags = set.isInterval ? '    flags interval\n' : '';
+  const interval = set.isInterval ? '    flags interval\n' : '';
+  const timeout = set.timeoutSeconds ? `    flags timeout\n    timeout ${set.timeoutSeconds}s\n` : '';
+  const flags = interval + timeout;
   const elements = set.elements.length === 0 ? '' : `    elements = { ${set.elements.join(', ')} }\n`;
   return `  set ${set.name} {\n    type ${set.type}\n${flags}${elements}  }\n`;
 }

@@ -9,12 +9,15 @@
  *   input                      CVE-2019-14899.
  *   output, forward,           the killswitch, see killswitch.ts.
  *   postrouting
+ *   dns_route, dns_output,     where the tunnel answers DNS: it goes nowhere else, see dns-guard.ts.
+ *   dns_forward, ...
  *   raw_prerouting, raw_output keep the tunnel's own packets out of connection tracking, where that harms nobody.
  */
 import { EXIT, ProxyVpnError } from '../errors.ts';
 import { addressBytes, canonicalAddress, type Family, familyOf, type Prefix, parsePrefix, prefixText } from '../ip.ts';
+import { ALIVE, dnsGuardChains, dnsRoute } from './dns-guard.ts';
 import { killswitchChains, markInbound } from './killswitch.ts';
-import type { Connection, FirewallPolicy } from './policy.ts';
+import type { Connection, FirewallPolicy, NamesPolicy } from './policy.ts';
 import {
   both,
   type Chain,
@@ -39,12 +42,14 @@ export interface RulesetOptions {
  */
 export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Ruleset {
   checkPolicy(policy);
+  const { names } = policy;
   const chains = [
     ...(options.isUntracked ? rawChains(policy) : []),
-    ...prerouting(policy),
+    ...prerouting(policy, options),
+    ...(names ? [dnsRoute(policy, names)] : []),
     routeOutput(policy),
     input(policy),
-    ...(policy.killswitch ? killswitchChains(policy) : []),
+    ...(policy.killswitch ? killswitchChains(policy) : names ? dnsGuardChains(policy, names) : []),
   ];
   const text = chains.flatMap((chain) => chain.rules.map((rule) => rule.text)).join('\n');
   const isUsed = (set: NamedSet): boolean => new RegExp(`@${set.name}\\b`).test(text);
@@ -61,7 +66,8 @@ export function checkPolicy(policy: FirewallPolicy): void {
   checkTableName(policy.table);
   // IFNAMSIZ, include/uapi/linux/if.h. An asterisk at the end would match other interfaces.
   if (!/^[a-zA-Z0-9_.-]{1,15}$/.test(policy.tun.name)) throw policyError(`not an interface: ${policy.tun.name}`);
-  const { tun, proxies, allowDns, existing, inbound } = policy;
+  const { tun, proxies, allowDns, existing, inbound, names } = policy;
+  if (names) checkNames(names);
   const addresses = [tun.address4, tun.address6, ...allowDns, ...[...proxies, ...inbound.peers].map((p) => p.address)];
   for (const address of [...addresses, ...existing.flatMap((c) => [c.localAddress, c.remoteAddress])])
     if (canonicalAddress(address) === undefined) throw policyError(`not an IP address: ${address}`);
@@ -69,6 +75,15 @@ export function checkPolicy(policy: FirewallPolicy): void {
   const numbers = [policy.fwmark, policy.exemptConnectionMark, policy.uid, ...policy.bypassUsers, ...ports];
   for (const number of [...numbers, ...proxies.map((p) => p.port), ...inbound.peers.map((p) => p.localPort)])
     if (!Number.isInteger(number) || number < 0 || number > 0xffffffff) throw policyError(`not a number: ${number}`);
+}
+
+function checkNames({ ranges, localResolvers, rerouteMark }: NamesPolicy): void {
+  for (const range of ranges)
+    if (prefixText(parsePrefix(range)) !== range) throw policyError(`not a network: ${range}`);
+  for (const address of localResolvers)
+    if (canonicalAddress(address) === undefined) throw policyError(`not an IP address: ${address}`);
+  if (!Number.isInteger(rerouteMark) || rerouteMark < 1 || rerouteMark > 0xffffffff)
+    throw policyError(`not a mark: ${rerouteMark}`);
 }
 
 const policyError = (what: string): ProxyVpnError =>
@@ -80,6 +95,7 @@ export function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
     ...FAMILIES.flatMap(({ family, type }): readonly NamedSet[] => [
       setOf(`proxies${family}`, `${type} . inet_service`, ofFamily(policy.proxies, family).map(endpoint)),
       setOf(`dns${family}`, type, addressesOfFamily(policy.allowDns, family)),
+      setOf(`resolvers${family}`, type, addressesOfFamily(policy.names?.localResolvers ?? [], family)),
       { ...setOf(`bypass${family}`, type, disjointPrefixes(policy.bypass, family)), isInterval: true },
       setOf(
         `existing${family}`,
@@ -93,6 +109,7 @@ export function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
       ),
     ]),
     setOf('inbound_ports', 'inet_service', ports.map(String)),
+    ALIVE,
   ];
 }
 
@@ -143,11 +160,12 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
       rules: [
         ...both(
           `from the tunnel: ${why}`,
-          ({ ip, family }) => `iifname ${tun} ${ip} daddr ${tunAddress(policy, family)} notrack accept`,
+          ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname ${tun} notrack accept`,
         ),
         ...both(
           `from a proxy: ${why}`,
-          ({ ip, family }) => `iifname != ${tun} ${ip} saddr . tcp sport @proxies${family} notrack accept`,
+          ({ ip, family }) =>
+            `${ip} saddr . tcp sport @proxies${family} iifname != ${tun} notrack meta mark set ${mark} accept`,
         ),
       ],
     },
@@ -169,30 +187,55 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
 }
 
 /** Before the routing decision: what must be routed, and checked by rp_filter, as without the tunnel. */
-function prerouting(policy: FirewallPolicy): readonly Chain[] {
+function prerouting(policy: FirewallPolicy, { isUntracked }: RulesetOptions): readonly Chain[] {
   const mark = hex(policy.fwmark);
+  const answers: Rule = { text: `iifname "${policy.tun.name}" goto from_tunnel`, why: 'the answers of the tunnel' };
+  const notDiverted: readonly Rule[] = policy.names
+    ? [
+        answers,
+        // Not `th sport != 53 th dport != 53 return`: nft 1.0 makes one comparison of both, which is another claim.
+        { text: 'udp dport 53 goto dns_from_outside', why: 'DNS is sent into the tunnel as well' },
+        { text: 'udp sport 53 goto dns_from_outside', why: 'and so is what answers it' },
+        onlyTcp,
+      ]
+    : [onlyTcp, answers];
+  const fromOutside: readonly Rule[] = [
+    {
+      text: `fib daddr type local meta mark set ${mark} return`,
+      why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
+    },
+    {
+      text: `ct direction reply meta mark set ${mark}`,
+      why: 'the answer of a container to a connection from outside',
+    },
+  ];
   return [
     { name: 'from_tunnel', hook: undefined, rules: fromTunnel(policy) },
+    ...(policy.names ? [{ name: 'dns_from_outside', hook: undefined, rules: fromOutside }] : []),
     {
       name: 'prerouting',
       hook: { type: 'filter', hook: 'prerouting', priority: PRIORITY.mangle, policy: 'accept' },
       rules: [
+        ...(isUntracked ? untracked(policy) : []),
         { text: 'iifname "lo" return', why: 'from this host' },
-        { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
-        { text: `iifname "${policy.tun.name}" goto from_tunnel`, why: 'the answers of the tunnel' },
+        ...notDiverted,
         ...(policy.killswitch ? markInbound(policy) : []),
-        {
-          text: `fib daddr type local meta mark set ${mark} return`,
-          why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
-        },
-        {
-          text: `ct direction reply meta mark set ${mark}`,
-          why: 'the answer of a container to a connection from outside',
-        },
+        ...fromOutside,
       ],
     },
   ];
 }
+
+/** By far the most packets are these, and each rule before them is paid for by all. */
+const untracked = (policy: FirewallPolicy): readonly Rule[] => [
+  { text: `meta mark ${hex(policy.fwmark)} return`, why: 'from a proxy: marked in raw_prerouting' },
+  ...both(
+    'the answers of the tunnel for this host',
+    ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname "${policy.tun.name}" return`,
+  ),
+];
+
+const onlyTcp: Rule = { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' };
 
 /** What is not for this host must not be sent into the tunnel again. */
 function fromTunnel(policy: FirewallPolicy): readonly Rule[] {
@@ -213,9 +256,10 @@ function routeOutput(policy: FirewallPolicy): Chain {
       'through the tunnel, by far the most: nothing more to ask',
       ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} return`,
     ),
+    { text: `meta mark ${mark} return`, why: 'marked from the start: to a proxy' },
+    ...(policy.names ? [{ text: 'udp dport 53 goto dns_route', why: 'DNS is sent into the tunnel' }] : []),
     { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
     { text: 'oifname "lo" return', why: 'stays in this host' },
-    { text: `meta mark ${mark} return`, why: 'marked from the start: to a proxy' },
     ...(policy.existing.length > 0 ? ofExisting(mark) : []),
     {
       text: `ct direction reply meta mark set ${mark}`,

@@ -34,13 +34,13 @@ export async function selectBackend(): Promise<Backend> {
  * iptables. Empty when there is nothing or nothing is permitted. PROXYVPN_FIREWALL does not narrow it.
  */
 export async function availableBackends(): Promise<readonly Backend[]> {
-  const found: Backend[] = [];
-  for (const name of BACKENDS) {
-    if (name === 'nft' && found.length > 0) continue;
-    const opened = await OPENERS[name]('look');
-    if (!('unavailable' in opened)) found.push(opened);
-  }
-  return found;
+  const [tables, chains] = await Promise.all([openNftables(), OPENERS.iptables('look')]);
+  return [tables, chains].filter((opened): opened is Backend => !('unavailable' in opened));
+}
+
+async function openNftables(): Promise<Opened> {
+  const opened = await OPENERS.libnftables('look');
+  return 'unavailable' in opened ? OPENERS.nft('look') : opened;
 }
 
 function backendName(text: string): BackendName {

@@ -17,13 +17,15 @@ import {
   restoreText,
 } from '../../../src/firewall/iptables-save.ts';
 import type { FirewallPolicy } from '../../../src/firewall/policy.ts';
-import { ALL_INBOUND, MARKS_ONLY, STRICT, WIDE } from './policies.ts';
+import { ALL_INBOUND, MARKS_ONLY, NAMED, NAMED_STRICT, STRICT, WIDE } from './policies.ts';
 
 const VARIANTS: readonly (readonly [name: string, policy: FirewallPolicy])[] = [
   ['marks-only', MARKS_ONLY],
   ['strict', STRICT],
   ['wide', WIDE],
   ['all-inbound', ALL_INBOUND],
+  ['named', NAMED],
+  ['named-strict', NAMED_STRICT],
 ];
 const golden = (name: string): string => path.join(import.meta.dirname, 'testdata', name);
 

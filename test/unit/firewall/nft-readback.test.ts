@@ -50,7 +50,7 @@ describe('differences', () => {
     [
       'a rule too few',
       changed((o) => (o.rule?.comment === 'everything else' ? undefined : o)),
-      'chain output has other rules (5 found, 6 wanted)',
+      'chain output has other rules (7 found, 8 wanted)',
     ],
     [
       'a foreign rule',

@@ -18,6 +18,7 @@ function backendOf(name: BackendName, tables: Set<string>, refuses?: Error): Bac
     },
     isLoaded: async (table) => tables.has(table),
     updateProxies: async () => {},
+    keepAlive: async () => {},
   };
 }
 

@@ -45,4 +45,16 @@ export const WIDE: FirewallPolicy = {
   ],
 };
 
+const NAMES = { ranges: ['198.18.0.0/15', 'fd70:7670:6e00:1::/64'], localResolvers: [], rerouteMark: 0x50560200 };
+
+/** The tunnel answers DNS, and nobody else is asked. */
+export const NAMED_STRICT: FirewallPolicy = { ...STRICT, names: NAMES };
+
+/** The same without the killswitch; local names, and users that go around. */
+export const NAMED: FirewallPolicy = {
+  ...MARKS_ONLY,
+  bypassUsers: [1001],
+  names: { ...NAMES, localResolvers: ['192.0.2.53', '2001:db8::53'] },
+};
+
 export const ALL_INBOUND: FirewallPolicy = { ...STRICT, inbound: { ports: 'all', peers: [] } };

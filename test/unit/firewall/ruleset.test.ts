@@ -3,13 +3,15 @@ import { describe, expect, it } from 'vitest';
 import type { FirewallPolicy } from '../../../src/firewall/policy.ts';
 import { nftSetText, nftText, type Ruleset } from '../../../src/firewall/rule.ts';
 import { disjointPrefixes, rulesetOf, setsOf } from '../../../src/firewall/ruleset.ts';
-import { ALL_INBOUND, MARKS_ONLY, STRICT, WIDE } from './policies.ts';
+import { ALL_INBOUND, MARKS_ONLY, NAMED, NAMED_STRICT, STRICT, WIDE } from './policies.ts';
 
 const VARIANTS: readonly (readonly [name: string, policy: FirewallPolicy])[] = [
   ['marks-only', MARKS_ONLY],
   ['strict', STRICT],
   ['wide', WIDE],
   ['all-inbound', ALL_INBOUND],
+  ['named', NAMED],
+  ['named-strict', NAMED_STRICT],
 ];
 const untracked = { isUntracked: true };
 const golden = (name: string): string => path.join(import.meta.dirname, 'testdata', name);
@@ -77,6 +79,7 @@ function shape(text: string): string {
     .replaceAll('ip6 ', 'ip ')
     .replace(/@(\w+)6\b/g, '@$14')
     .replace(/\{ [\d./a-f:, ]+ \}/g, '{ networks }')
+    .replace(/198\.18\.0\.0\/15|fd70:7670:6e00:1::\/64/g, 'RANGE')
     .replace(/198\.18\.0\.1|fd70:7670:6e00::1/g, 'TUN');
 }
 

@@ -1,0 +1,1 @@
+export function bundleProgram(): Promise<{ readonly text: string; readonly inputs: readonly string[] }>;
