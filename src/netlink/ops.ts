@@ -288,7 +288,8 @@ function routeExists(op: RouteAddOp, rival: Route): ProxyVpnError {
 
 const IP_PROTO = { tcp: 6, udp: 17 } as const;
 
-function ruleOf(op: RuleAddOp): Rule {
+/** The rule that an op makes. */
+export function ruleOf(op: RuleAddOp): Rule {
   return {
     ...ANY_RULE,
     family: op.family,
