@@ -66,6 +66,17 @@ export function prefixText(prefix: Prefix): string {
   return `${prefix.address}/${prefix.length}`;
 }
 
+/** Whether the address lies in the network; one of another family never does. */
+export function covers(prefix: Prefix, address: string): boolean {
+  if (prefix.family !== familyOf(address)) return false;
+  const [network, bytes] = [addressBytes(prefix.address), addressBytes(address)];
+  for (let bit = 0; bit < prefix.length; bit++) {
+    const mask = 0x80 >> (bit & 7);
+    if (((network[bit >> 3] ?? 0) ^ (bytes[bit >> 3] ?? 0)) & mask) return false;
+  }
+  return true;
+}
+
 /** `1.2.3.4:80` or `[::1]:80`. */
 export function endpointText(address: string, port: number): string {
   return familyOf(address) === 6 ? `[${address}]:${port}` : `${address}:${port}`;

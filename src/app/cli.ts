@@ -1,10 +1,22 @@
 /** argv to Command (pure): flags, help texts, usage errors. Nothing is read, nothing exits. */
 import { CommanderError, Option, Command as Program } from 'commander';
 import manifest from '../../package.json' with { type: 'json' };
+import { type DnsConfig, type DnsFlags, dnsConfig } from '../dns/options.ts';
 import { EXIT, type ExitCode, type ProxyVpnError } from '../errors.ts';
 import type { Prefix } from '../ip.ts';
 import type { UpstreamUrl } from '../proxy/upstream-url.ts';
-import { parseTunnelName } from '../state/directory.ts';
+import {
+  addCheck,
+  addKillswitch,
+  type CheckOptions,
+  type ConfigReader,
+  type KillswitchOptions,
+  takeConfig,
+  type UpGrammar,
+} from './cli-config.ts';
+import { addDoctor, addLeaktest, type DoctorOptions, type LeaktestOptions } from './cli-diagnosis.ts';
+import { addDns, addUpDnsOptions, type DnsCommandOptions } from './cli-dns.ts';
+import { configOption, jsonOption, nameOption, option, verboseOption } from './cli-options.ts';
 import * as values from './option-values.ts';
 
 export const VERSION: string = manifest.version;
@@ -15,6 +27,10 @@ export interface UpOptions {
   readonly proxyFile: string | undefined;
   readonly name: string;
   readonly killswitch: boolean;
+  /** Who resolves names: `--dns` and the flags that belong to it. */
+  readonly dns: DnsConfig;
+  /** Accept early, and ask the proxy by the name in the first bytes. */
+  readonly sniff: boolean;
   /** undefined: those of resolv.conf. */
   readonly allowDns: readonly string[] | undefined;
   readonly bypass: readonly Prefix[];
@@ -63,19 +79,25 @@ export interface StatusOptions {
 
 export type Command =
   | { readonly command: 'up'; readonly options: UpOptions }
+  | { readonly command: 'check'; readonly options: CheckOptions }
+  | { readonly command: 'killswitch'; readonly options: KillswitchOptions }
   | { readonly command: 'down'; readonly options: DownOptions }
   | { readonly command: 'status'; readonly options: StatusOptions }
+  | { readonly command: 'dns'; readonly options: DnsCommandOptions }
+  | { readonly command: 'doctor'; readonly options: DoctorOptions }
+  | { readonly command: 'leaktest'; readonly options: LeaktestOptions }
   | { readonly command: 'demo' }
   /** Help or version: to stdout when the exit code is 0, else to stderr. */
   | { readonly command: 'print'; readonly text: string; readonly exitCode: ExitCode };
 
 /**
  * Reads the arguments behind the program's name.
- * @throws ProxyVpnError E_USAGE, E_NAME, E_PROXY_URL, E_PROXY_SCHEME, all with exit code 2. No message holds a
- *   part of an argument that could be a credential.
+ * @param readConfig gives the configuration file of a tunnel; a typed flag beats it
+ * @throws ProxyVpnError E_USAGE, E_NAME, E_PROXY_URL, E_PROXY_SCHEME, E_CONFIG and what `readConfig` throws, all with
+ *   exit code 2. No message holds a part of an argument that could be a credential.
  */
-export function parseArguments(argv: readonly string[]): Command {
-  const parsing = buildProgram();
+export function parseArguments(argv: readonly string[], readConfig: ConfigReader = () => undefined): Command {
+  const parsing = buildProgram(readConfig);
   try {
     parsing.program.parse([...argv], { from: 'user' });
   } catch (error) {
@@ -100,12 +122,16 @@ Exit codes:
 `;
 
 const AFTER_UP_HELP = `
+A configuration file (TOML) may give any of these flags, as in: killswitch = true. It is --config FILE, or
+/etc/proxyvpn/NAME.conf, or ~/.config/proxyvpn/NAME.conf. What is typed counts, then the environment, then the file.
+
 The proxy comes from --proxy, or --proxy-file, or else PROXYVPN_PROXY: HOST:PORT, http://HOST (port 80) or
 http://USER:PASSWORD@HOST:PORT, percent-encoded where needed, IPv6 addresses in brackets.
 
 Examples:
   proxyvpn up --proxy 10.0.0.1:3128
-  proxyvpn up --proxy-file /etc/proxyvpn.url --killswitch --lan allow --allow-dns 10.0.0.53
+  proxyvpn up --proxy-file /etc/proxyvpn.url --killswitch --lan allow
+  proxyvpn up --proxy 10.0.0.1:3128 --dns doh --dns-server https://dns.example/dns-query
   proxyvpn up --proxy '[2001:db8::1]:3128' --dry-run
 `;
 
@@ -116,7 +142,7 @@ interface Parsing {
   readonly command: () => Command | undefined;
 }
 
-function buildProgram(): Parsing {
+function buildProgram(readConfig: ConfigReader = () => undefined): Parsing {
   let printed = '';
   let command: Command | undefined;
   const program = new Program('proxyvpn')
@@ -141,9 +167,14 @@ function buildProgram(): Parsing {
   const take = (taken: Command) => {
     command = taken;
   };
-  addUp(program, take);
+  addUp(program, take, readConfig);
   addDown(program, take);
   addStatus(program, take);
+  addKillswitch(program, take, readConfig, GRAMMAR);
+  addCheck(program, take, readConfig, GRAMMAR);
+  addDoctor(program, take, readConfig, GRAMMAR);
+  addLeaktest(program, take);
+  addDns(program, (options) => take({ command: 'dns', options }));
   program
     .command('demo')
     .description('show a whole tunnel, killswitch included, in throw-away network namespaces')
@@ -151,20 +182,16 @@ function buildProgram(): Parsing {
   return { program, printed: () => printed, command: () => command };
 }
 
-/** One flag whose text is read by `parser`. */
-function option<T>(flags: string, text: string, parser: values.Parser<T>): Option {
-  return new Option(flags, text).argParser(parser);
-}
-
-const nameOption = () => option('--name <name>', 'which tunnel', (text) => parseTunnelName(text)).default('default');
-const jsonOption = () => new Option('--json', 'print one JSON document');
-const verboseOption = () => new Option('-v, --verbose', 'say more');
-
 /** commander's view of the flags of `up`; it derives the keys from the flags. */
 type UpFlags = Omit<
   UpOptions,
-  'connectTimeoutMs' | 'idleTimeoutMs' | 'keepaliveMs' | 'memoryBytes' | 'lan' | 'ipv6'
+  'connectTimeoutMs' | 'idleTimeoutMs' | 'keepaliveMs' | 'memoryBytes' | 'lan' | 'ipv6' | 'dns'
 > & {
+  readonly dns: DnsFlags['mode'];
+  readonly dnsServer: DnsFlags['servers'];
+  readonly dnsOther: DnsFlags['other'];
+  readonly dnsBypass: DnsFlags['bypass'];
+  readonly dnsRange: DnsFlags['ranges'];
   readonly connectTimeout: number;
   readonly idleTimeout: number;
   readonly keepalive: number;
@@ -173,22 +200,30 @@ type UpFlags = Omit<
   readonly ipv6: 'on' | 'off';
 };
 
-function addUp(program: Program, take: (command: Command) => void): void {
+function addUp(program: Program, take: (command: Command) => void, readConfig: ConfigReader): void {
   const up = program
     .command('up')
     .description('start the tunnel; returns when traffic flows through it')
     .addHelpText('after', AFTER_UP_HELP);
   addUpProxyOptions(up);
   addUpTrafficOptions(up);
+  addUpDnsOptions(up);
   addUpEngineOptions(up);
   addUpRunOptions(up);
-  up.action(() => take({ command: 'up', options: upOptions(up.opts<UpFlags>()) }));
+  up.action(() => {
+    takeConfig(up, readConfig, GRAMMAR);
+    take({ command: 'up', options: upOptions(up.opts<UpFlags>()) });
+  });
 }
 
 function addUpProxyOptions(up: Program): void {
   up.optionsGroup('Proxy:')
     .addOption(option('-p, --proxy <url>', 'HOST:PORT or http://USER:PASSWORD@HOST:PORT', values.proxyUrl))
-    .addOption(option('--proxy-file <file>', 'read the proxy URL from this file', values.filePath).conflicts('proxy'))
+    .addOption(
+      option('--proxy-file <file>', 'read the proxy URL from this file', (text) => values.filePath(text)).conflicts(
+        'proxy',
+      ),
+    )
     .addOption(
       option(
         '--connect-timeout <seconds>',
@@ -204,7 +239,7 @@ function addUpTrafficOptions(up: Program): void {
     .addOption(
       option(
         '--allow-dns <ip,...>',
-        'resolvers that may be asked directly, or none (default: of resolv.conf)',
+        'with --dns direct: resolvers that may be asked, or none (default: of resolv.conf)',
         values.dnsServers,
       ),
     )
@@ -287,6 +322,7 @@ function addUpEngineOptions(up: Program): void {
 function addUpRunOptions(up: Program): void {
   up.optionsGroup('Running:')
     .addOption(nameOption())
+    .addOption(configOption())
     .addOption(new Option('--foreground', 'stay in the foreground, for service managers (sd_notify)'))
     .addOption(new Option('--dry-run', 'print every operation as an ip or nft line; touch nothing'))
     .addOption(jsonOption())
@@ -299,6 +335,8 @@ function upOptions(flags: UpFlags): UpOptions {
     throw values.usageError('--allow-inbound needs --killswitch', hint);
   }
   return {
+    dns: dnsOptions(flags),
+    sniff: flags.sniff === true,
     proxy: flags.proxy,
     proxyFile: flags.proxyFile,
     name: flags.name,
@@ -327,6 +365,33 @@ function upOptions(flags: UpFlags): UpOptions {
     ipv6: flags.ipv6 === 'on',
   };
 }
+
+function dnsOptions(flags: UpFlags): DnsConfig {
+  const { dns: mode, dnsServer: servers, dnsOther: other, dnsBypass: bypass, dnsRange: ranges } = flags;
+  const dns = dnsConfig({ mode, servers, other, bypass, ranges });
+  if (dns.mode !== 'direct' && flags.allowDns !== undefined && flags.allowDns.length > 0) {
+    const hint = `with --dns ${dns.mode} no resolver is asked directly: leave it out, or add --dns direct`;
+    throw values.usageError('--allow-dns belongs to --dns direct', hint);
+  }
+  if (dns.mode === 'virtual' && flags.sniff === true) {
+    const hint = 'there the proxy is given names in any case: leave it out';
+    throw values.usageError('--sniff has no meaning with --dns virtual', hint);
+  }
+  return dns;
+}
+
+const GRAMMAR: UpGrammar = {
+  fresh() {
+    const up = buildProgram().program.commands.find((command) => command.name() === 'up');
+    if (up === undefined) throw new Error('there is no up');
+    return up;
+  },
+  suggest(flag) {
+    const error = commanderErrorOf(['up', flag]);
+    return error && /\(Did you mean (\S+)\?\)/.exec(error.message)?.[1];
+  },
+  options: (up) => upOptions(up.opts<UpFlags>()),
+};
 
 function addDown(program: Program, take: (command: Command) => void): void {
   const down = program

@@ -11,14 +11,17 @@ import type { FlowEnds, FlowEvent } from '../tunstack/flow.ts';
 import { applierOf } from './apply.ts';
 import { requireNetAdmin } from './capability.ts';
 import { type ControlServer, serveControl } from './control.ts';
+import { NO_DNS_FIGURES, relayTexts } from './dns-figures.ts';
+import type { DnsService } from './dns-service.ts';
 import { errorDocument } from './error-document.ts';
 import { openHost } from './host.ts';
 import { Incidents } from './incidents.ts';
 import type { Launch } from './launch.ts';
-import { type DownDocument, downDocument, downReport, type StatusDocument } from './report.ts';
+import type { Plan } from './plan.ts';
+import { type DnsStatus, type DownDocument, downDocument, downReport, type StatusDocument } from './report.ts';
 import { notifyServiceManager } from './service-manager.ts';
 import { controlSocket, logFile } from './state-files.ts';
-import { isKillswitch, Tunnel } from './tunnel.ts';
+import { hasFirewall, isKillswitch, Tunnel } from './tunnel.ts';
 
 /** How often a proxy that fails is looked up again. */
 const FOLLOW_PROXY_MS = 10_000;
@@ -99,6 +102,7 @@ class Daemon {
       log: this.#log,
       warn: (text) => this.#warn(text),
       onEvent: (event) => this.#onEvent(event),
+      onDnsProblem: (text) => this.#incidents.add(text),
     });
   }
 
@@ -108,11 +112,14 @@ class Daemon {
       this.#control = await serveControl(controlSocket(this.#directory), {
         status: () => this.#status(),
         down: () => this.#down(),
+        'dns-map': async () => this.#answeringDns().entries(),
+        'dns-flush': async () => this.#answeringDns().forget(),
       });
       await this.#tunnel.bringUp(this.#starting.signal);
       this.#upSince = performance.now();
       this.#log.info(`up: TCP goes through ${redactUpstream(this.#launch.config.upstream)}`);
-      this.#audience.ready(await this.#status());
+      // Each op was made or read back a moment ago: nothing can be missing yet that would show.
+      this.#audience.ready(await this.#status([]));
       await notifyServiceManager('READY=1', this.#log);
       const ending = await this.#ended;
       await notifyServiceManager('STOPPING=1', this.#log);
@@ -186,12 +193,19 @@ class Daemon {
         this.#log.debug(`${flowText(event)} ${event.kind}`);
         break;
       case 'refused': {
-        const destination = endpointText(event.destinationAddress, event.destinationPort);
+        const { destinationAddress, destinationPort, hostname } = event;
+        const number = endpointText(destinationAddress, destinationPort);
+        const destination = hostname === undefined ? number : `${hostname}:${destinationPort}`;
         const why = explainRefusal(event.reply, destination, this.#launch.config.upstream.credentials);
         this.#incidents.add(`${flowText(event)} refused: ${why}`, event.suppressed);
         break;
       }
       case 'failed':
+        // Of an address that stands for names, but for none now: no matter of the proxy's.
+        if (event.code === 'EADDRNOTAVAIL') {
+          this.#incidents.add(`${flowText(event)} refused: ${event.message}`, event.suppressed);
+          break;
+        }
         this.#incidents.add(`${flowText(event)} failed: ${event.code}`, event.suppressed);
         this.#followProxy();
         break;
@@ -211,15 +225,15 @@ class Daemon {
     this.#tunnel.followProxy().catch((error: unknown) => this.#incidents.add(errorDocument(error).message));
   }
 
-  async #status(): Promise<StatusDocument> {
+  /** @param known what is missing, where that need not be asked of the kernel */
+  async #status(known?: readonly string[]): Promise<StatusDocument> {
     const { config } = this.#launch;
     const { engine, plan, proxies } = this.#tunnel;
     const base = { ...downDocument(this.#directory.name), pid: process.pid, proxy: redactUpstream(config.upstream) };
     if (this.#upSince === undefined || plan === undefined || engine === undefined) {
       return { ...base, state: 'degraded', problems: ['it is being brought up'] };
     }
-    const problems = await this.#problems();
-    const hasFirewall = plan.prepare.some((op) => op.kind === 'firewall.load');
+    const problems = known ?? (await this.#problems());
     return {
       ...base,
       ...engine.counters(),
@@ -228,13 +242,35 @@ class Daemon {
       tun: plan.scheme.tun,
       queues: config.queues,
       killswitch: config.killswitch,
-      firewall: hasFirewall ? (await this.#host.backend()).name : null,
-      dns: { mode: 'direct', servers: plan.policy.allowDns },
+      firewall: hasFirewall(plan) ? (await this.#host.backend()).name : null,
+      dns: this.#dnsStatus(plan),
       uptimeMs: Math.round(performance.now() - this.#upSince),
       memory: { limitBytes: config.memoryBytes, residentBytes: process.memoryUsage.rss() },
       problems,
       lastErrors: this.#incidents.latest,
     };
+  }
+
+  #dnsStatus({ policy }: Plan): DnsStatus {
+    const { dns, routes } = this.#launch.config;
+    const isDirect = dns.mode === 'direct';
+    return {
+      mode: dns.mode,
+      servers: isDirect ? policy.allowDns : relayTexts(dns),
+      localResolvers: policy.names?.localResolvers ?? [],
+      caught: !isDirect && routes,
+      ...(this.#tunnel.dns?.figures ?? NO_DNS_FIGURES),
+    };
+  }
+
+  /** @throws ProxyVpnError E_DNS_MODE */
+  #answeringDns(): DnsService {
+    const { dns } = this.#tunnel;
+    if (dns !== undefined) return dns;
+    throw new ProxyVpnError('E_DNS_MODE', 'the tunnel answers no DNS', {
+      hint: 'it was started with --dns direct, or is not up yet',
+      exitCode: EXIT.wrongState,
+    });
   }
 
   /** What somebody else has taken away since. */
@@ -264,5 +300,6 @@ export function stackOf(error: unknown): string {
 
 function flowText(flow: FlowEnds): string {
   const from = endpointText(flow.localAddress, flow.localPort);
-  return `${from} -> ${endpointText(flow.destinationAddress, flow.destinationPort)}`;
+  const to = endpointText(flow.destinationAddress, flow.destinationPort);
+  return `${from} -> ${flow.hostname === undefined ? to : `${flow.hostname}:${flow.destinationPort} (${to})`}`;
 }

@@ -2,6 +2,7 @@
 
 import fs from 'node:fs';
 import { EXIT, type ExitCode, ProxyVpnError } from '../errors.ts';
+import { schemeFor } from '../mark/scheme.ts';
 import {
   createStateDirectory,
   removeStateDirectory,
@@ -14,11 +15,15 @@ import { acquireLockSoon, type LockOwner, lockOwner, processStartTicks } from '.
 import { hasNetAdmin, requireNetAdmin } from './capability.ts';
 import type { DownOptions } from './cli.ts';
 import { askDaemon } from './control.ts';
+import { elsewhereError, hasOtherDaemons, runElsewhere } from './elsewhere.ts';
 import { leftByScheme, removeByScheme } from './force.ts';
-import { isKnownOp, openHost } from './host.ts';
+import { type Host, openHost } from './host.ts';
+import { appliersAfterDeath, isKnownOp } from './journal-trust.ts';
+import { forgetProxy } from './known-proxy.ts';
 import type { Op } from './plan.ts';
 import { type DownDocument, downReport, downText } from './report.ts';
-import { releaseSlot } from './slot.ts';
+import { findSlot, releaseSlot } from './slot.ts';
+import { pendingOf, standingEntry, tearDownToStanding } from './standing.ts';
 import { controlSocket, logFile } from './state-files.ts';
 import { type TeardownReport, tearDown } from './teardown.ts';
 import type { Terminal } from './terminal.ts';
@@ -35,9 +40,15 @@ const POLL_MS = 20;
  */
 export async function runDown(options: DownOptions, terminal: Terminal): Promise<ExitCode> {
   const directory = stateDirectory(options.name, stateRoot());
+  const words = ['down', '--name', options.name];
+  const flags = (['force', 'json', 'verbose'] as const).filter((flag) => options[flag]).map((flag) => `--${flag}`);
+  const elsewhere = runElsewhere(directory, [...words, ...flags]);
+  if (elsewhere !== undefined) return elsewhere;
   const owner = lockOwner(directory.lockFile);
   let document = owner && (await byDaemon(directory, owner, terminal));
-  if (document === undefined || options.force) document = (await byJournal(directory, options, terminal)) ?? document;
+  if (document === undefined || options.force)
+    document = (await undoByJournal(directory, options, terminal)) ?? document;
+  if (standingEntry(pendingOf(directory))) terminal.warn(STAYS_ON);
   if (document === undefined) {
     terminal.print(downReport(options.name, { undone: [], foreign: [], failed: [] }), `${options.name}: not up`);
     return EXIT.wrongState;
@@ -99,12 +110,19 @@ async function hasEnded(owner: LockOwner, waitMs: number): Promise<boolean> {
   }
 }
 
+const STAYS_ON = 'the killswitch stays on, and nothing gets out; to open: proxyvpn killswitch off';
+
 /** Undoes in this process what a dead daemon left. @returns undefined when there is nothing */
-async function byJournal(
+export async function undoByJournal(
   directory: StateDirectory,
-  { name, force }: DownOptions,
+  { name, force }: Pick<DownOptions, 'name' | 'force'>,
   terminal: Terminal,
+  how: 'but the killswitch' | 'killswitch too' = 'but the killswitch',
 ): Promise<DownDocument | undefined> {
+  const isAll = force || how === 'killswitch too';
+  const pending = pendingOf(directory);
+  const standing = standingEntry(pending);
+  if (!isAll && standing && pending.length === 1) return undefined;
   if (!fs.existsSync(directory.journalFile) && !force) {
     await failIfLeft(directory);
     return undefined;
@@ -114,16 +132,20 @@ async function byJournal(
   const lock = await acquireLockSoon(directory.lockFile, `tunnel ${name}`);
   try {
     const host = openHost();
-    const journal = Journal.open<Op>(directory.journalFile, isKnownOp(host.appliers));
+    const journal = Journal.open<Op>(directory.journalFile, isKnownOp(host.appliers, name));
     for (const problem of journal?.problems ?? []) terminal.warn(problem);
     const reports: TeardownReport[] = [];
-    if (journal) reports.push(await tearDown(journal, host.appliers));
+    const dead = { ...host, appliers: appliersAfterDeath(host.appliers) };
+    if (journal) reports.push(await (isAll ? tearDown(journal, dead.appliers) : tearDownToStanding(journal, dead)));
+    if (journal) reports.push({ undone: [], foreign: [], failed: journal.refused.map(notOurs) });
+    if (force && journal === undefined) refuseOthersDevice(host, directory);
     if (force) reports.push(await removeByScheme(host, directory));
     const report = merged(reports);
-    if (report.failed.length > 0) journal?.close();
+    if (journal && journal.pending().length > 0) journal.close();
     else {
       journal?.remove();
       releaseSlot(directory.root, name);
+      forgetProxy(directory);
       for (const file of [controlSocket(directory), logFile(directory)]) fs.rmSync(file, { force: true });
     }
     return downReport(name, report);
@@ -133,10 +155,25 @@ async function byJournal(
   }
 }
 
-/** @throws ProxyVpnError E_JOURNAL_LOST */
-async function failIfLeft(directory: StateDirectory): Promise<void> {
+/** Force is for what nobody runs any more. @throws ProxyVpnError E_TUNNEL_ELSEWHERE */
+function refuseOthersDevice(host: Host, { root, name }: StateDirectory): void {
+  const slot = findSlot(root, name);
+  if (!host.isSlotInUse(slot) || !hasOtherDaemons()) return;
+  throw elsewhereError(`the device ${schemeFor(name, slot).tun} is in use`, name);
+}
+
+/** The journal is a file of the user's; what is in it and cannot be ours is told, and not done. */
+function notOurs(line: string): TeardownReport['failed'][number] {
+  const message = `${line}: left alone; see: ip rule, ip route show table all, nft list ruleset`;
+  return { what: 'the journal', error: new ProxyVpnError('E_JOURNAL_OP', message) };
+}
+
+/** @throws ProxyVpnError E_JOURNAL_LOST, E_TUNNEL_ELSEWHERE */
+export async function failIfLeft(directory: StateDirectory): Promise<void> {
   const left = hasNetAdmin() ? await leftByScheme(openHost(), directory) : [];
   if (left.length === 0) return;
+  const slot = findSlot(directory.root, directory.name);
+  if (openHost().isSlotInUse(slot)) throw elsewhereError(`on this host there is: ${left.join('; ')}`, directory.name);
   throw new ProxyVpnError('E_JOURNAL_LOST', `there is no journal, but on this host there is: ${left.join('; ')}`, {
     hint: `if that is of no tunnel that runs: proxyvpn down --force${directory.name === 'default' ? '' : ` --name ${directory.name}`}`,
   });

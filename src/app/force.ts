@@ -78,6 +78,7 @@ function ruleOp(rule: Rule): RuleAddOp {
     ...(fwmask !== undefined && { fwmask }),
     ...(rule.incomingLink !== undefined && { incomingLink: rule.incomingLink }),
     ...(rule.ipProto === 6 && { ipProto: 'tcp' as const }),
+    ...(rule.ipProto === 17 && { ipProto: 'udp' as const }),
     ...(destination !== undefined && { destination }),
     ...(rule.destinationPorts !== undefined && { dport: rule.destinationPorts[0] }),
     ...(uidRange !== undefined && { uidRange }),
@@ -87,7 +88,8 @@ function ruleOp(rule: Rule): RuleAddOp {
 
 function routesLeft(host: Host, scheme: Scheme): readonly Op[] {
   const names = new Map(links(host.netlink).map(({ index, name }) => [index, name]));
-  return FAMILIES.flatMap((family) => routes(host.netlink, family, scheme.table))
+  const tables = [scheme.table, scheme.namesTable];
+  return FAMILIES.flatMap((family) => tables.flatMap((table) => routes(host.netlink, family, table)))
     .filter(({ protocol }) => protocol === ROUTE_PROTOCOL)
     .flatMap((route) => routeOp(route, names));
 }

@@ -6,6 +6,8 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { nameFromText } from '../dns/name.ts';
+import { dohUrl, virtualPrefixes } from '../dns/options.ts';
 import { canonicalAddress, parsePrefix, prefixText } from '../ip.ts';
 import { parseUpstream, upstreamEndpoint } from '../proxy/upstream-url.ts';
 import { parseTunnelName } from '../state/directory.ts';
@@ -45,10 +47,34 @@ const MIB = 1024 * 1024;
 /** JSON leaves out what is undefined; Config has the key all the same. */
 const optional = <T extends z.ZodType>(schema: T) => schema.optional().transform((value) => value);
 
+const dnsName = z
+  .strictObject({ key: z.string(), hostname: optional(z.string()) })
+  .refine((value) => isTaken(value, ({ hostname = '' }) => nameFromText(hostname)));
+const dohServer = z
+  .strictObject({ host: z.string(), port, authority: z.string(), path: z.string() })
+  .refine((value) => isTaken(value, ({ authority, path }) => dohUrl(`https://${authority}${path}`)));
+const ranges = z
+  .strictObject({ v4: prefix, v6: prefix })
+  .refine((value) => isTaken(value, ({ v4, v6 }) => virtualPrefixes(`${prefixText(v4)},${prefixText(v6)}`, undefined)));
+const dns = z.strictObject({
+  mode: z.enum(['virtual', 'over-tcp', 'doh', 'direct']),
+  relay: optional(
+    z.discriminatedUnion('over', [
+      z.strictObject({ over: z.literal('tcp'), servers: z.array(z.strictObject({ address, port })).min(1) }),
+      z.strictObject({ over: z.literal('https'), url: dohServer }),
+    ]),
+  ),
+  relaysOtherTypes: flag,
+  bypass: z.strictObject({ names: z.array(dnsName), withDefaults: flag }),
+  ranges,
+});
+
 /** The bounds of src/app/cli.ts, in the units of Config. */
 const config = z.strictObject({
   name: textFor(parseTunnelName),
   killswitch: flag,
+  dns,
+  sniff: flag,
   allowDns: optional(z.array(address)),
   bypass: z.array(prefix),
   lan: z.enum(['allow', 'block']),

@@ -136,9 +136,10 @@ export function fwmark(text: string): number {
 }
 
 /** A path; only the empty one is refused here. */
-export function filePath(text: string): string {
+export function filePath(text: string, flag = '--proxy-file'): string {
   if (text !== '' && !text.includes('\0')) return text;
-  throw usageError('--proxy-file: the name of the file is empty', 'give a file that holds the proxy URL');
+  const what = flag === '--config' ? 'the configuration' : 'the proxy URL';
+  throw usageError(`${flag}: the name of the file is empty`, `give a file that holds ${what}`);
 }
 
 /** Items of a comma-separated list; none of them empty. */

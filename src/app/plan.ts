@@ -8,6 +8,7 @@ import type { UpstreamAddress } from '../native.ts';
 import type { NetlinkOp, RouteAddOp, RuleAddOp } from '../netlink/ops.ts';
 import type { TunCreate } from '../tunstack/device.ts';
 import type { Config } from './config.ts';
+import { isLinkLocal } from './resolver.ts';
 import type { Snapshot } from './snapshot.ts';
 import { connectionKey } from './ssh-session.ts';
 import { type SysctlSetOp, sysctlKey } from './sysctl.ts';
@@ -58,12 +59,25 @@ export function planUp(config: Config, snapshot: Snapshot): Plan {
     { kind: 'link.up', name: scheme.tun, mtu: config.mtu, txQueueLength: TX_QUEUE_LENGTH },
     ...addresses(config, snapshot, scheme),
   ];
-  const routes = config.routes ? families(snapshot).flatMap((family) => tableOf(family, config, scheme)) : [];
+  const routes = config.routes ? families(snapshot).flatMap((family) => tablesOf(family, config, scheme)) : [];
   const rules = config.routes ? rulesOf(config, snapshot, scheme, policy.allowDns) : [];
-  // The killswitch blocks before anything else changes. Without it the marks need only precede the rules.
+  // The killswitch blocks before anything else changes. Without it the marks need only precede the rules, and not by
+  // much: from then on DNS goes nowhere but into the tunnel.
   if (config.killswitch) return { scheme, policy, prepare: [firewall, ...device, ...routes], divert: rules };
   const marks = config.routes ? [firewall] : [];
-  return { scheme, policy, prepare: [...device, ...routes, ...marks], divert: rules };
+  return { scheme, policy, prepare: [...device, ...routes], divert: [...marks, ...rules] };
+}
+
+/**
+ * Whom proxyvpn itself may ask for names of the local network, and for the proxy's own name: nobody where no port-53
+ * packet may leave.
+ */
+export function localResolvers(
+  config: Pick<Config, 'killswitch' | 'allowDns' | 'dns'>,
+  snapshot: Pick<Snapshot, 'nameServers'>,
+): readonly string[] {
+  if (config.killswitch || config.dns.mode === 'direct') return [];
+  return (config.allowDns ?? snapshot.nameServers).filter((server) => !isLinkLocal(server));
 }
 
 /** Families that must be diverted, be it into the TUN or into a refusal. */
@@ -103,7 +117,7 @@ function addresses(config: Config, snapshot: Snapshot, scheme: Scheme): readonly
   return [ipv4, { kind: 'address.add', dev, family: 6, address: scheme.tunAddress6, prefixLength: 128 }];
 }
 
-function tableOf(family: Family, config: Config, scheme: Scheme): readonly RouteAddOp[] {
+function tablesOf(family: Family, config: Config, scheme: Scheme): readonly RouteAddOp[] {
   const base = { kind: 'route.add', family, table: scheme.table, protocol: ROUTE_PROTOCOL } as const;
   const around = config.bypass
     .filter((prefix) => prefix.family === family)
@@ -112,7 +126,8 @@ function tableOf(family: Family, config: Config, scheme: Scheme): readonly Route
   const all: RouteAddOp = isRefused
     ? { ...base, destination: 'default', type: 'unreachable' }
     : { ...base, destination: 'default', type: 'unicast', dev: scheme.tun, congestionControl: CONGESTION_CONTROL };
-  return [all, ...around];
+  const ofNames = config.dns.mode === 'direct' ? [] : [{ ...all, table: scheme.namesTable }];
+  return [all, ...around, ...ofNames];
 }
 
 /**
@@ -147,14 +162,27 @@ function rulesOf(
         goto: priority.end,
       })),
   );
+  const isCaught = config.dns.mode !== 'direct';
+  const { v4, v6 } = config.dns.ranges;
+  // Whoever has such an address has it from us, bypassed users by way of a stub resolver.
+  const virtual = each((family) => {
+    const destination = prefixText(family === 4 ? v4 : v6);
+    return isCaught ? [{ ...base, family, priority: priority.virtual, destination, table: scheme.namesTable }] : [];
+  });
   const users = each((family) =>
-    config.bypassUsers.map((uid) => ({
-      ...tcp,
-      family,
-      priority: priority.bypassUser,
-      uidRange: [uid, uid] as const,
-      goto: priority.end,
-    })),
+    config.bypassUsers.flatMap((uid) => {
+      const user = { family, priority: priority.bypassUser, uidRange: [uid, uid] as const, goto: priority.end };
+      const itsDns: RuleAddOp = { ...base, ...user, ipProto: 'udp', dport: DNS_PORT };
+      return isCaught ? [{ ...tcp, ...user }, itsDns] : [{ ...tcp, ...user }];
+    }),
+  );
+  // Before the LAN: its resolver is none of ours, and a container's is often one of the LAN.
+  const caught = each((family) =>
+    (['udp', 'tcp'] as const).flatMap((ipProto): readonly RuleAddOp[] =>
+      isCaught
+        ? [{ ...base, ipProto, family, priority: priority.caughtDns, dport: DNS_PORT, table: scheme.namesTable }]
+        : [],
+    ),
   );
   // Only where the LAN is wanted: else DHCP option 121 could steal routes (TunnelVision).
   const lan = each((family) =>
@@ -176,10 +204,16 @@ function rulesOf(
     },
   ]);
   const divert = each((family) => [{ ...tcp, family, priority: priority.divert, table: scheme.table }]);
-  return [...own, ...dns, ...users, ...lan, ...forwarded, ...divert];
+  return [...own, ...dns, ...users, ...lan, ...forwarded, ...virtual, ...caught, ...divert];
 }
 
 function policyOf(config: Config, snapshot: Snapshot, scheme: Scheme): FirewallPolicy {
+  const { mode, ranges } = config.dns;
+  const names = {
+    ranges: [prefixText(ranges.v4), prefixText(ranges.v6)],
+    localResolvers: localResolvers(config, snapshot),
+    rerouteMark: scheme.rerouteMark,
+  };
   const session = config.allowInbound.sshPeer ? snapshot.sshSession : undefined;
   const peers = config.killswitch && session ? [{ address: session.remoteAddress, localPort: session.localPort }] : [];
   return {
@@ -190,10 +224,11 @@ function policyOf(config: Config, snapshot: Snapshot, scheme: Scheme): FirewallP
     exemptConnectionMark: scheme.exemptConnectionMark,
     uid: snapshot.uid,
     proxies: snapshot.proxies,
-    allowDns: config.allowDns ?? snapshot.nameServers,
+    allowDns: mode === 'direct' ? (config.allowDns ?? snapshot.nameServers) : [],
     allowLan: config.lan === 'allow',
     bypass: config.bypass.map(prefixText),
     bypassUsers: config.bypassUsers,
+    ...(mode === 'direct' ? {} : { names }),
     inbound: { ports: config.killswitch ? config.allowInbound.ports : [], peers },
     existing: existingOf(config, snapshot, session),
   };

@@ -21,9 +21,27 @@ function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.');
 }
 
+/** Such an address means nothing without its interface. */
+export function isLinkLocal(address: string): boolean {
+  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
+}
+
 /** The name servers beyond this host: a stub on loopback is not one, it asks others itself. */
 export function remoteServers(text: string): readonly string[] {
   return parseResolvConf(text).filter((server) => !isLoopback(server));
+}
+
+/**
+ * Whether a UDP socket of port 53 is bound to loopback or to all addresses (pure).
+ * @param text of /proc/net/udp or udp6, proc(5): addresses in hexadecimal, words of 32 bits in the host's byte order
+ */
+export function isListeningOnLoopback(text: string): boolean {
+  return text.split('\n').some((line) => {
+    const [address = '', port] = (line.trim().split(/\s+/)[1] ?? '').split(':');
+    if (port !== '0035') return false;
+    // 127.0.0.53 is 3500007F; ::1 ends with 01000000, an address of all programs is all zeros.
+    return /^0+$/.test(address) || /^[0-9A-F]{6}7F$/.test(address) || /^0{24}01000000$/.test(address);
+  });
 }
 
 /** systemd-resolved writes the servers behind its stub here, systemd-resolved.service(8). */

@@ -1,25 +1,12 @@
 /** Proves that an application's connection goes all the way: rule, table, TUN, engine and back. */
 import net from 'node:net';
 import { ProxyVpnError } from '../errors.ts';
-import { addressBytes, endpointText, familyOf, type Prefix, parsePrefix } from '../ip.ts';
+import { covers, endpointText } from '../ip.ts';
 import { HEALTH } from '../tunstack/engine.ts';
 import type { Config } from './config.ts';
 
 /** The engine answers within a millisecond; a lost SYN is sent again after 1 s and 3 s. */
 const TIMEOUT_MS = 5000;
-
-function covers(prefix: Prefix, address: string): boolean {
-  if (prefix.family !== familyOf(address)) return false;
-  const [network, bytes] = [
-    addressBytes(parsePrefix(`${prefix.address}/${prefix.length}`).address),
-    addressBytes(address),
-  ];
-  for (let bit = 0; bit < prefix.length; bit++) {
-    const mask = 0x80 >> (bit & 7);
-    if (((network[bit >> 3] ?? 0) ^ (bytes[bit >> 3] ?? 0)) & mask) return false;
-  }
-  return true;
-}
 
 /** The health addresses that this process reaches through the tunnel, were it not for an exception of the user's (pure). */
 export function selfTestAddresses(

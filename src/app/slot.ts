@@ -2,9 +2,10 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
-import { SLOTS } from '../mark/scheme.ts';
+import { SLOTS, schemeFor } from '../mark/scheme.ts';
 import { type StateRoot, stateDirectory } from '../state/directory.ts';
 import { lockOwner } from '../state/lock.ts';
+import { elsewhereError, hasOtherDaemons } from './elsewhere.ts';
 
 /** The tunnel that has slot 0, mark/scheme.ts. */
 const FIRST_NAME = 'default';
@@ -34,13 +35,19 @@ function candidates(name: string): readonly number[] {
   return name === FIRST_NAME ? [0] : all.slice(1);
 }
 
-/** The slot that `claimSlot` would return. Changes nothing. @throws ProxyVpnError E_SLOTS */
-export function findSlot(root: StateRoot, name: string): number {
+/** Whether the kernel has a slot's device, whoever holds it: state directories know their own user's tunnels only. */
+export type IsSlotInUse = (slot: number) => boolean;
+
+/** The slot that `claimSlot` would return. Changes nothing. @throws ProxyVpnError E_SLOTS, E_TUNNEL_ELSEWHERE */
+export function findSlot(root: StateRoot, name: string, isInUse: IsSlotInUse = () => false): number {
   const owners = candidates(name).map((slot) => ({ slot, owner: ownerOf(slotFile(root, slot)) }));
   const found =
     owners.find(({ owner }) => owner === name) ??
-    owners.find(({ owner }) => owner === undefined || isGone(root, owner));
+    owners.find(({ slot, owner }) => (owner === undefined || isGone(root, owner)) && !isInUse(slot));
   if (found !== undefined) return found.slot;
+  // A device of that name may be anybody's; then --tun helps.
+  if (name === FIRST_NAME && !hasOtherDaemons()) return 0;
+  if (name === FIRST_NAME) throw elsewhereError(`the device ${schemeFor(name, 0).tun} exists`, name);
   throw new ProxyVpnError('E_SLOTS', `no more than ${SLOTS} tunnels can be up at a time`, {
     hint: 'take one down: proxyvpn down --name NAME',
     exitCode: EXIT.failed,
@@ -50,11 +57,11 @@ export function findSlot(root: StateRoot, name: string): number {
 /**
  * Reserves the lowest slot that no other tunnel has; the same tunnel gets the same one again after a crash.
  * The caller holds the tunnel's lock and has made the state directory.
- * @throws ProxyVpnError E_SLOTS
+ * @throws ProxyVpnError E_SLOTS, E_TUNNEL_ELSEWHERE
  */
-export function claimSlot(root: StateRoot, name: string): number {
+export function claimSlot(root: StateRoot, name: string, isInUse?: IsSlotInUse): number {
   for (;;) {
-    const slot = findSlot(root, name);
+    const slot = findSlot(root, name, isInUse);
     const file = slotFile(root, slot);
     const owner = ownerOf(file);
     if (owner === name) return slot;

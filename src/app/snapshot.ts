@@ -6,7 +6,7 @@ import type { UpstreamAddress } from '../native.ts';
 import { connections } from '../netlink/diag.ts';
 import { addresses, links, rules } from '../netlink/read.ts';
 import type { NetlinkRequest } from '../netlink/socket.ts';
-import { systemNameServers } from './resolver.ts';
+import { isListeningOnLoopback, systemNameServers } from './resolver.ts';
 import { connectionKey } from './ssh-session.ts';
 import { readSysctl, sysctlKey } from './sysctl.ts';
 
@@ -22,6 +22,10 @@ export interface Snapshot {
   /** /proc/sys is mounted read-only, as in most containers. */
   readonly isSysctlReadOnly: boolean;
   readonly nameServers: readonly string[];
+  /** Text of /etc/resolv.conf; empty when there is none. */
+  readonly resolvConf: string;
+  /** Somebody takes queries on port 53 of this host: a stub resolver. */
+  readonly isStubListening: boolean;
   /** TCP connections to and from other hosts that are not over. */
   readonly connections: readonly Connection[];
   /** Tables of other tunnels (`--name`) that all TCP of this host is sent to. */
@@ -50,10 +54,21 @@ export async function takeSnapshot(request: NetlinkRequest, inputs: SnapshotInpu
     isPathFilterStrict: await isPathFilterStrict(),
     isSysctlReadOnly: isReadOnly('/proc/sys/net', fs.readFileSync('/proc/self/mountinfo', 'utf8')),
     nameServers: await systemNameServers(),
+    resolvConf: readOrEmpty('/etc/resolv.conf'),
+    isStubListening: ['/proc/net/udp', '/proc/net/udp6'].some((file) => isListeningOnLoopback(readOrEmpty(file))),
     connections: all,
     otherTables: otherTables(request, inputs.slot),
     sshSession: isThere ? claimedSession : undefined,
   };
+}
+
+function readOrEmpty(file: string): string {
+  try {
+    return fs.readFileSync(file, 'utf8');
+  } catch {
+    // A host without resolv.conf or IPv6.
+    return '';
+  }
 }
 
 function otherTables(request: NetlinkRequest, slot: number): readonly number[] {

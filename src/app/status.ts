@@ -2,16 +2,16 @@
 import fs from 'node:fs';
 import { EXIT, type ExitCode } from '../errors.ts';
 import { type StateDirectory, stateDirectory, stateRoot } from '../state/directory.ts';
-import { parseJournal } from '../state/journal-format.ts';
 import { lockOwner } from '../state/lock.ts';
 import { hasNetAdmin } from './capability.ts';
 import type { StatusOptions } from './cli.ts';
 import { askDaemon } from './control.ts';
+import { runElsewhere } from './elsewhere.ts';
 import { errorDocument } from './error-document.ts';
 import { leftByScheme } from './force.ts';
-import { isKnownOp, openHost } from './host.ts';
-import type { Op } from './plan.ts';
+import { openHost } from './host.ts';
 import { downDocument, type StatusDocument, statusText } from './report.ts';
+import { pendingOf, standingEntry } from './standing.ts';
 import { controlSocket } from './state-files.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -28,6 +28,9 @@ const EXIT_OF_STATE: { readonly [state in StatusDocument['state']]: ExitCode } =
 /** @returns 0 up, 1 degraded, 4 down */
 export async function runStatus(options: StatusOptions, terminal: Terminal): Promise<ExitCode> {
   const directory = stateDirectory(options.name, stateRoot());
+  const flags = (['json', 'watch'] as const).filter((flag) => options[flag]).map((flag) => `--${flag}`);
+  const elsewhere = runElsewhere(directory, ['status', '--name', options.name, ...flags]);
+  if (elsewhere !== undefined) return elsewhere;
   if (!options.watch) {
     const status = await readStatus(directory);
     terminal.print(status, statusText(status));
@@ -76,8 +79,10 @@ async function leftStatus(directory: StateDirectory): Promise<StatusDocument> {
     const problems = [`no journal, but on this host there is: ${left.join('; ')}`, 'run: proxyvpn down --force'];
     return { ...down, state: 'degraded', problems };
   }
-  const { entries } = parseJournal<Op>(fs.readFileSync(directory.journalFile), isKnownOp(openHost().appliers));
-  const left = entries.filter(({ state }) => state !== 'undone').map(({ op }) => op);
+  const pending = pendingOf(directory);
+  // `killswitch on`, and no tunnel: as it shall be.
+  if (pending.length === 1 && standingEntry(pending)) return { ...down, killswitch: true };
+  const left = pending.map(({ op }) => op);
   const killswitch = left.some((op) => op.kind === 'firewall.load' && op.policy.killswitch);
   return {
     ...down,

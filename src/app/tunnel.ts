@@ -1,27 +1,34 @@
 /** One tunnel from nothing to traffic and back: the order of the steps, and what happens when one fails. */
-import { ProxyVpnError } from '../errors.ts';
+import { EXIT, ProxyVpnError } from '../errors.ts';
 import type { FirewallPolicy } from '../firewall/policy.ts';
 import type { Log } from '../log.ts';
 import type { UpstreamAddress } from '../native.ts';
 import { connectTemplate } from '../proxy/connect.ts';
 import type { StateDirectory } from '../state/directory.ts';
-import { Journal } from '../state/journal.ts';
+import type { Journal } from '../state/journal.ts';
 import type { JournalEntry } from '../state/journal-format.ts';
+import type { Datagram } from '../tunstack/datagrams.ts';
 import type { Engine } from '../tunstack/engine.ts';
 import type { FlowEvent } from '../tunstack/flow.ts';
 import { applierOf, applyOps } from './apply.ts';
+import type { DnsService } from './dns-service.ts';
 import { errorDocument } from './error-document.ts';
-import { type Host, isKnownOp } from './host.ts';
+import type { Host } from './host.ts';
+import { forgetProxy, rememberedProxy, rememberProxy } from './known-proxy.ts';
 import type { Launch } from './launch.ts';
 import { leaveToUs } from './network-manager.ts';
-import { type Op, type Plan, planUp, upstreamAddresses } from './plan.ts';
+import { localResolvers, type Op, type Plan, planUp, upstreamAddresses } from './plan.ts';
 import { preflight } from './preflight.ts';
 import { resolveProxy } from './resolver.ts';
+import { resolverAdvice } from './resolver-advice.ts';
 import { selfTestAddresses } from './self-test.ts';
 import { claimSlot, releaseSlot } from './slot.ts';
 import type { Snapshot } from './snapshot.ts';
+import { failures, isFirewallOp, refuseOthersFilter, standingEntry, takeOver, tearDownToStanding } from './standing.ts';
 import { type TeardownReport, tearDown } from './teardown.ts';
 
+/** Three of them fit into the time for which the packet filter takes us for alive, src/firewall/dns-guard.ts. */
+const HEARTBEAT_MS = 4000;
 /** Bound of flows that wait for the proxy's answer: a SYN flood from this host stops here. */
 const MOST_PENDING_FLOWS = 4096;
 
@@ -32,10 +39,12 @@ export interface TunnelContext extends Launch {
   /** What the user should know although it does not end `up`. */
   readonly warn: (text: string) => void;
   readonly onEvent: (event: FlowEvent) => void;
+  /** What goes wrong with DNS, as often as it does. */
+  readonly onDnsProblem: (text: string) => void;
 }
 
-export function isFirewallOp(op: Op): boolean {
-  return op.kind === 'firewall.load';
+export function hasFirewall({ prepare, divert }: Plan): boolean {
+  return [...prepare, ...divert].some(isFirewallOp);
 }
 
 export function isKillswitch(op: Op): boolean {
@@ -49,10 +58,13 @@ export class Tunnel {
   /** Of a crashed run, still in force: nothing may leak before the new policy takes its place. */
   #standing: FirewallPolicy | undefined;
   #engine: Engine | undefined;
+  #dns: DnsService | undefined;
   #plan: Plan | undefined;
   #proxies: readonly UpstreamAddress[] = [];
   #following: Promise<void> = Promise.resolve();
   #isEnding = false;
+  #heartbeat: NodeJS.Timeout | undefined;
+  #beating: Promise<void> = Promise.resolve();
 
   constructor(context: TunnelContext) {
     this.#context = context;
@@ -67,6 +79,11 @@ export class Tunnel {
     return this.#engine;
   }
 
+  /** undefined with `--dns direct`. */
+  get dns(): DnsService | undefined {
+    return this.#dns;
+  }
+
   get proxies(): readonly UpstreamAddress[] {
     return this.#proxies;
   }
@@ -77,10 +94,12 @@ export class Tunnel {
    * @throws ProxyVpnError of the step that failed
    */
   async bringUp(signal: AbortSignal): Promise<void> {
-    const { directory, warn } = this.#context;
-    const journal = await this.#finishOldTeardown();
+    const { config, warn } = this.#context;
+    const { journal, inForce } = await takeOver(this.#context);
     this.#journal = journal;
+    this.#standing = inForce;
     const leftovers = journal.pending();
+    if (standingEntry(leftovers) && !config.killswitch) throw killswitchIsOn(journal);
     try {
       await this.#steps(journal, signal);
       await this.#forget(journal, leftovers);
@@ -89,34 +108,62 @@ export class Tunnel {
         journal,
         leftovers.map(({ id }) => id),
       );
-      if (journal.pending().length === 0) {
-        journal.remove();
-        releaseSlot(directory.root, directory.name);
-      } else {
-        journal.close();
-      }
-      if (this.#standing) warn('the killswitch of the earlier run stays: nothing gets out until up succeeds, or down');
+      if (journal.pending().length === 0) this.#leaveNothing(journal);
+      else journal.close();
+      if (standingEntry(leftovers))
+        warn('the killswitch stays on: nothing gets out until up succeeds, or killswitch off');
+      else if (this.#standing)
+        warn('the killswitch of the earlier run stays: nothing gets out until up succeeds, or down');
       throw withRollback(error, rollback);
     }
   }
 
   /** Ends every flow and takes the host back. @param keep what shall stay in force */
   async takeDown(keep: (op: Op) => boolean = () => false): Promise<TeardownReport> {
-    const { directory, host } = this.#context;
+    const { host } = this.#context;
     // What follows the proxy must not load rules behind the back of what removes them.
     this.#isEnding = true;
     await this.#following.catch(() => {});
+    await this.#endHeartbeat();
     // Flows first: while the rules still stand, their resets reach the applications and nothing leaks.
-    await this.#engine?.stop();
+    await this.#stopEngine();
     if (this.#journal === undefined) return { undone: [], foreign: [], failed: [] };
-    const report = await tearDown(this.#journal, host.appliers, keep);
+    const report = await tearDownToStanding(this.#journal, host, keep);
     if (this.#journal.pending().length > 0) {
       this.#journal.close();
       return report;
     }
-    this.#journal.remove();
-    releaseSlot(directory.root, directory.name);
+    this.#leaveNothing(this.#journal);
     return report;
+  }
+
+  #leaveNothing(journal: Journal<Op>): void {
+    const { directory } = this.#context;
+    forgetProxy(directory);
+    journal.remove();
+    releaseSlot(directory.root, directory.name);
+  }
+
+  /** Without the killswitch what keeps DNS in the tunnel must not outlive us. */
+  #beginHeartbeat({ policy, divert }: Plan): void {
+    if (policy.names === undefined || policy.killswitch || !divert.some(isFirewallOp)) return;
+    const { host, onDnsProblem } = this.#context;
+    this.#heartbeat = setInterval(() => {
+      this.#beating = host
+        .backend()
+        .then((backend) => backend.keepAlive(policy))
+        .catch((error: unknown) => onDnsProblem(errorDocument(error).message));
+    }, HEARTBEAT_MS).unref();
+  }
+
+  async #endHeartbeat(): Promise<void> {
+    clearInterval(this.#heartbeat);
+    await this.#beating;
+  }
+
+  async #stopEngine(): Promise<void> {
+    await this.#engine?.stop();
+    await this.#dns?.close();
   }
 
   /** Asks the resolver again and follows the proxy to its new addresses. @throws ProxyVpnError E_PROXY_RESOLVE, E_FIREWALL_* */
@@ -127,7 +174,7 @@ export class Tunnel {
 
   async #follow(): Promise<void> {
     const { config, host, log } = this.#context;
-    const proxies = upstreamAddresses(await resolveProxy(config.upstream.host), config.upstream.port);
+    const proxies = upstreamAddresses(await this.#lookUpProxy(), config.upstream.port);
     const isSame = JSON.stringify(proxies) === JSON.stringify(this.#proxies);
     if (isSame || this.#plan === undefined || this.#isEnding) return;
     log.info(`the proxy's name has new addresses: ${proxies.map(({ address }) => address).join(', ')}`);
@@ -136,37 +183,46 @@ export class Tunnel {
     this.#engine?.setUpstreams(proxies);
     this.#proxies = proxies;
     this.#plan = { ...this.#plan, policy };
+    this.#rememberProxy();
   }
 
-  async #finishOldTeardown(): Promise<Journal<Op>> {
-    const { directory, host, log, warn } = this.#context;
-    const { journalFile, name } = directory;
-    const old = Journal.open<Op>(journalFile, isKnownOp(host.appliers));
-    if (old === undefined) return Journal.create<Op>(journalFile, name);
-    log.info('taking back what an earlier run left');
-    for (const problem of old.problems) warn(`${journalFile}: ${problem}`);
-    const killswitches = old
-      .pending()
-      .flatMap(({ op }) => (op.kind === 'firewall.load' && op.policy.killswitch ? [op.policy] : []));
-    this.#standing = killswitches.at(-1);
-    const report = await tearDown(old, host.appliers, this.#standing ? isFirewallOp : undefined);
-    for (const line of report.foreign) warn(line);
-    if (report.failed.length > 0) {
-      old.close();
-      throw new ProxyVpnError('E_OLD_TEARDOWN', `an earlier run cannot be taken back: ${failures(report)}`, {
-        hint: 'see what is in the way, then: proxyvpn down',
-      });
+  /** The system's resolver, for /etc/hosts; queries of its come to us, who know what we know: then the LAN's. */
+  async #lookUpProxy(): Promise<readonly string[]> {
+    const { host } = this.#context.config.upstream;
+    const found = await resolveProxy(host);
+    const isKnown = found.every((address) => this.#proxies.some((proxy) => proxy.address === address));
+    const asked = this.#dns === undefined || !isKnown ? [] : await this.#dns.resolveLocally(host);
+    return asked.length > 0 ? asked : found;
+  }
+
+  #rememberProxy(): void {
+    const { config, directory } = this.#context;
+    if (config.upstream.kind !== 'name') return;
+    const addresses = this.#proxies.map(({ address }) => address);
+    this.#dns?.setProxyAddresses(addresses);
+    rememberProxy(directory, config.upstream.host, addresses);
+  }
+
+  /** @throws ProxyVpnError E_PROXY_RESOLVE */
+  async #findProxy(signal: AbortSignal): Promise<readonly string[]> {
+    const { config, directory, warn } = this.#context;
+    const { host } = config.upstream;
+    try {
+      return await orAborted(resolveProxy(host), signal);
+    } catch (error) {
+      const known = this.#standing === undefined ? undefined : rememberedProxy(directory, host);
+      if (known === undefined || signal.aborted) throw error;
+      warn(`the killswitch of the earlier run lets no DNS out: the proxy is taken to be at ${known.join(', ')} still`);
+      return known;
     }
-    if (this.#standing !== undefined) return old;
-    old.remove();
-    return Journal.create<Op>(journalFile, name);
   }
 
   async #steps(journal: Journal<Op>, signal: AbortSignal): Promise<void> {
     const { config, claimedSession, directory, host, log } = this.#context;
     const { upstream } = config;
-    this.#proxies = upstreamAddresses(await orAborted(resolveProxy(upstream.host), signal), upstream.port);
-    const slot = claimSlot(directory.root, directory.name);
+    this.#proxies = upstreamAddresses(await this.#findProxy(signal), upstream.port);
+    await refuseOthersFilter(host, directory, journal.pending());
+    const slot = claimSlot(directory.root, directory.name, host.isSlotInUse);
     const snapshot = await host.snapshot({ slot, proxies: this.#proxies, claimedSession });
     const plan = planUp(config, snapshot);
     this.#plan = plan;
@@ -175,19 +231,26 @@ export class Tunnel {
     if (!this.#standing) await orAborted(this.#preflight(plan), signal);
     await applyOps(plan.prepare, host.appliers, journal, signal);
     await leaveToUs(plan.scheme.tun, log);
+    this.#dns = await this.#startDns(plan, snapshot);
     this.#engine = this.#startEngine(plan);
+    this.#dns?.attach(this.#engine);
+    this.#rememberProxy();
+    await applyOps(plan.divert.filter(isFirewallOp), host.appliers, journal, signal);
     if (this.#standing) await orAborted(this.#preflight(plan), signal);
-    await applyOps(plan.divert, host.appliers, journal, signal);
-    const carriesIpv6 = plan.prepare.some((op) => op.kind === 'address.add' && op.family === 6);
-    for (const address of selfTestAddresses(config, carriesIpv6, snapshot.uid))
-      await orAborted(host.selfTest(address), signal);
+    this.#beginHeartbeat(plan);
+    const rules = plan.divert.filter((op) => !isFirewallOp(op));
+    await applyOps(rules, host.appliers, journal, signal);
+    const addresses = selfTestAddresses(config, carriesIpv6(plan), snapshot.uid);
+    for (const address of addresses) await orAborted(host.selfTest(address), signal);
+    if (this.#dns && addresses.length > 0) await orAborted(host.selfTestDns(), signal);
     signal.throwIfAborted();
   }
 
   /** The new rules have replaced the earlier run's; where there are no new ones, the old ones go now. */
   async #forget(journal: Journal<Op>, leftovers: readonly JournalEntry<Op>[]): Promise<void> {
-    const isReplaced = this.#plan?.prepare.some(isFirewallOp) === true;
+    const isReplaced = this.#plan !== undefined && hasFirewall(this.#plan);
     for (const { id, op, before } of leftovers) {
+      if (id === standingEntry(leftovers)?.id) continue;
       if (!isReplaced) await applierOf(this.#context.host.appliers, op).undo(op, before);
       await journal.undone(id);
     }
@@ -205,6 +268,7 @@ export class Tunnel {
     if (isLocalProxy && config.bypassUsers.length === 0) {
       warn('the proxy runs on this host: its own connections need --bypass-user, or they come back into the tunnel');
     }
+    for (const text of resolverAdvice(config, snapshot)) warn(text);
     if (claimedSession && !snapshot.sshSession && config.killswitch) {
       warn('the SSH session of this terminal is not among the TCP connections of this host: the killswitch may cut it');
     }
@@ -212,6 +276,7 @@ export class Tunnel {
 
   #startEngine(plan: Plan): Engine {
     const { config, host, onEvent } = this.#context;
+    const dns = this.#dns;
     const { head, middle, tail } = connectTemplate(config.upstream);
     return host.startEngine(
       {
@@ -230,15 +295,37 @@ export class Tunnel {
         predial: config.predial,
         flowEvents: config.verbose,
         dropOneIn: 0,
+        sniff: config.sniff,
+        ...(dns === undefined ? {} : { names: dns.engineNames }),
       },
       onEvent,
+      dns && ((datagrams: readonly Datagram[]) => dns.receive(datagrams)),
     );
+  }
+
+  /** Loaded only where it is needed: it is half of the program. */
+  async #startDns(plan: Plan, snapshot: Snapshot): Promise<DnsService | undefined> {
+    const { config, directory, onDnsProblem } = this.#context;
+    if (config.dns.mode === 'direct') return undefined;
+    const { DnsService } = await import('./dns-service.ts');
+    return DnsService.start({
+      dns: config.dns,
+      directory,
+      carriesIpv6: carriesIpv6(plan),
+      resolvConf: snapshot.resolvConf,
+      localResolvers: localResolvers(config, snapshot),
+      fwmark: plan.scheme.fwmark,
+      proxyHost: config.upstream.host,
+      proxyAddresses: this.#proxies.map(({ address }) => address),
+      onProblem: onDnsProblem,
+    });
   }
 
   /** @param leftovers records of the standing killswitch, which stay */
   async #rollBack(journal: Journal<Op>, leftovers: readonly number[]): Promise<TeardownReport> {
     const { host } = this.#context;
-    await this.#engine?.stop();
+    await this.#endHeartbeat();
+    await this.#stopEngine();
     const standing = this.#standing;
     if (standing === undefined) return tearDown(journal, host.appliers);
     const report = await tearDown(journal, host.appliers, isFirewallOp);
@@ -255,6 +342,10 @@ export class Tunnel {
   }
 }
 
+function carriesIpv6({ prepare }: Plan): boolean {
+  return prepare.some((op) => op.kind === 'address.add' && op.family === 6);
+}
+
 /** The work's result, or at once the signal's reason; work that only reads may then end by itself. */
 function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -265,8 +356,13 @@ function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   });
 }
 
-function failures(report: TeardownReport): string {
-  return report.failed.map(({ what, error }) => `${what}: ${errorDocument(error).message}`).join('; ');
+/** `up` adds it by itself, src/app/up.ts; this is for the instant in which somebody switched it on meanwhile. */
+function killswitchIsOn(journal: Journal<Op>): ProxyVpnError {
+  journal.close();
+  return new ProxyVpnError('E_KILLSWITCH_ON', 'the killswitch is on, and this tunnel would be without', {
+    hint: 'give --killswitch, or first: proxyvpn killswitch off',
+    exitCode: EXIT.wrongState,
+  });
 }
 
 /** The error of the step; where the way back failed as well, it says so. */

@@ -1,46 +1,43 @@
 /** The command `up`: as a daemon, in the foreground, or as a dry run. */
 import { EXIT, type ExitCode } from '../errors.ts';
-import { type StateDirectory, stateDirectory, stateRoot } from '../state/directory.ts';
-import { describeOps } from './apply.ts';
+import { stateDirectory, stateRoot } from '../state/directory.ts';
 import { requireNetAdmin } from './capability.ts';
 import type { UpOptions } from './cli.ts';
-import { configOf } from './config.ts';
+import { type Config, configOf } from './config.ts';
 import { hostSources } from './config-sources.ts';
-import { runTunnel } from './daemon.ts';
-import { openHost } from './host.ts';
 import { type Launch, startDaemon } from './launch.ts';
-import { planUp, upstreamAddresses } from './plan.ts';
 import { type StatusDocument, upText } from './report.ts';
-import { resolveProxy } from './resolver.ts';
-import { findSlot } from './slot.ts';
-import { takeSnapshot } from './snapshot.ts';
 import { findSshSession } from './ssh-session.ts';
+import { pendingOf, standingEntry } from './standing.ts';
 import type { Terminal } from './terminal.ts';
 
 /** @throws ProxyVpnError of the configuration, the daemon, or the step that failed */
 export async function runUp(options: UpOptions, terminal: Terminal): Promise<ExitCode> {
-  const config = configOf(options, hostSources());
+  const config = withStandingKillswitch(configOf(options, hostSources()), (text) => terminal.warn(text));
   const launch: Launch = { config, claimedSession: findSshSession(process.env, process.ppid) };
-  if (options.dryRun) return dryRun(launch, terminal);
+  // The process that only starts the daemon does without what changes the host.
+  if (options.dryRun) return (await import('./dry-run.ts')).dryRun(launch, terminal);
   requireNetAdmin();
   const directory = stateDirectory(config.name, stateRoot());
   const ready = (status: StatusDocument): void => terminal.print(status, upText(status, config));
-  if (options.foreground) return runTunnel(launch, directory, { warn: () => {}, ready });
+  if (options.foreground) {
+    const { keepYoungGenerationSmall, settleSoon } = await import('./idle-memory.ts');
+    await keepYoungGenerationSmall();
+    const { runTunnel } = await import('./daemon.ts');
+    const readyToRest = (status: StatusDocument): void => {
+      ready(status);
+      settleSoon();
+    };
+    return runTunnel(launch, directory, { warn: () => {}, ready: readyToRest });
+  }
   ready(await startDaemon(launch, directory, (text) => terminal.warn(text)));
   return EXIT.ok;
 }
 
-/** Reads the host and prints what `up` would do; needs no privilege. */
-async function dryRun({ config, claimedSession }: Launch, terminal: Terminal): Promise<ExitCode> {
-  const host = openHost();
-  const directory: StateDirectory = stateDirectory(
-    config.name,
-    stateRoot(process.env, undefined, () => true),
-  );
-  const proxies = upstreamAddresses(await resolveProxy(config.upstream.host), config.upstream.port);
-  const slot = findSlot(directory.root, directory.name);
-  const plan = planUp(config, await takeSnapshot(host.netlink, { slot, proxies, claimedSession }));
-  const ops = describeOps([...plan.prepare, ...plan.divert], host.appliers);
-  terminal.print({ ops }, ops.join('\n'));
-  return EXIT.ok;
+/** A killswitch that stands is not opened by a tunnel without one. */
+function withStandingKillswitch(config: Config, warn: (text: string) => void): Config {
+  const anywhere = stateRoot(process.env, undefined, () => true);
+  if (config.killswitch || !standingEntry(pendingOf(stateDirectory(config.name, anywhere)))) return config;
+  warn('the killswitch is on (proxyvpn killswitch status), so this tunnel has one too');
+  return { ...config, killswitch: true };
 }

@@ -65,6 +65,11 @@ export class VirtualRange {
     return this.#firstService + index;
   }
 
+  /** What is left out of the IPv4 range, ascending, as offsets from its beginning. */
+  get gaps4(): readonly { readonly offset: number; readonly size: number }[] {
+    return this.#reserved;
+  }
+
   address4(slot: number): string {
     const bytes = this.bytes4(slot);
     return `${bytes[0]}.${bytes[1]}.${bytes[2]}.${bytes[3]}`;

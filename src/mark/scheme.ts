@@ -21,13 +21,21 @@ export interface Scheme {
   readonly exemptConnectionMark: number;
   /** Routing table that holds the default route into the TUN. */
   readonly table: number;
+  /** The same without exceptions (`--bypass`), for DNS and for the addresses that stand for names. */
+  readonly namesTable: number;
+  /** Of DNS datagrams that were routed around the TUN by their socket's choice: changing the mark routes them again. */
+  readonly rerouteMark: number;
   readonly priority: {
     /** `fwmark M goto END`: our own sockets pass over all of this */
     readonly own: number;
-    /** `to DNS ipproto tcp dport 53 goto END` */
+    /** `--dns direct`: `to DNS ipproto tcp dport 53 goto END` */
     readonly dns: number;
+    /** Other modes: `to RANGE lookup NAMES_TABLE`, the addresses that stand for names, for bypassed users as well */
+    readonly virtual: number;
     /** `uidrange U-U ipproto tcp goto END` */
     readonly bypassUser: number;
+    /** `ipproto udp dport 53 lookup NAMES_TABLE`: DNS to whatever resolver, of the LAN as well */
+    readonly caughtDns: number;
     /** `lookup main suppress_prefixlength 0`, only where the LAN is allowed */
     readonly lan: number;
     /** `not iif lo lookup main suppress_prefixlength 0`: what is forwarded to a network of this host */
@@ -55,10 +63,14 @@ export function schemeFor(name: string, slot: number): Scheme {
     fwmark: 0x50560000 + slot, // "PV"
     exemptConnectionMark: 0x50560100 + slot,
     table: 52100 + slot,
+    namesTable: 52120 + slot,
+    rerouteMark: 0x50560200 + slot,
     priority: {
       own: base,
       dns: base + 1,
+      virtual: base + 1,
       bypassUser: base + 2,
+      caughtDns: base + 3,
       lan: base + 4,
       forwarded: base + 5,
       divert: base + 6,

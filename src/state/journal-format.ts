@@ -43,6 +43,8 @@ export interface ParsedJournal<O extends AnyOp> {
   readonly entries: readonly JournalEntry<O>[];
   /** One sentence for each damage that may hide a change; empty after any crash at any instant. */
   readonly problems: readonly string[];
+  /** One sentence for each change that is none of this program's: it is not in `entries`. */
+  readonly refused: readonly string[];
   readonly nextSequence: number;
   /** Bytes of whole lines; what follows is a half-written record. */
   readonly wholeBytes: number;
@@ -56,10 +58,13 @@ export function journalLine(record: JournalRecord): Buffer {
 
 /**
  * Reads a journal that a crash, a full disk or a bad disk may have damaged: whatever is intact is used.
- * @param isKnown tells the ops of this program; others are reported
+ * @param isKnown tells the ops of this program, and what it can have observed before them; others are refused
  * @throws ProxyVpnError E_JOURNAL_VERSION when another version of the program wrote it
  */
-export function parseJournal<O extends AnyOp>(bytes: Uint8Array, isKnown: (op: AnyOp) => op is O): ParsedJournal<O> {
+/** Whether this program can have made the change, having observed `before`. */
+export type IsKnown<O extends AnyOp> = (op: AnyOp, before?: unknown) => op is O;
+
+export function parseJournal<O extends AnyOp>(bytes: Uint8Array, isKnown: IsKnown<O>): ParsedJournal<O> {
   const reading = new Reading<O>(isKnown);
   let start = 0;
   for (;;) {
@@ -74,16 +79,17 @@ export function parseJournal<O extends AnyOp>(bytes: Uint8Array, isKnown: (op: A
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 class Reading<O extends AnyOp> {
-  readonly #isKnown: (op: AnyOp) => op is O;
+  readonly #isKnown: IsKnown<O>;
   readonly #entries = new Map<number, Mutable<JournalEntry<O>>>();
   readonly #problems: string[] = [];
+  readonly #refused: string[] = [];
   #tunnel: string | undefined;
   #lines = 0;
   #last = -1;
   /** Unreadable lines since the last good one: each may be a missing sequence number. */
   #unreadable = 0;
 
-  constructor(isKnown: (op: AnyOp) => op is O) {
+  constructor(isKnown: IsKnown<O>) {
     this.#isKnown = isKnown;
   }
 
@@ -104,6 +110,7 @@ class Reading<O extends AnyOp> {
       tunnel: this.#tunnel,
       entries: [...this.#entries.values()],
       problems: this.#problems,
+      refused: this.#refused,
       nextSequence: this.#last + 1 + this.#unreadable,
       wholeBytes,
     };
@@ -122,9 +129,12 @@ class Reading<O extends AnyOp> {
     } else if (record.is === 'intended') {
       if (this.#entries.has(record.n)) return; // Reported as out of order.
       const op: AnyOp = record.op;
-      if (this.#isKnown(op))
+      if (this.#isKnown(op, record.before))
         this.#entries.set(record.n, { id: record.n, op, before: record.before, state: 'intended' });
-      else this.#problems.push(`line ${this.#lines} holds an unknown change: ${JSON.stringify(op.kind)}`);
+      else
+        this.#refused.push(
+          `line ${this.#lines} is no change of this proxyvpn's: ${JSON.stringify(op.kind.slice(0, 32))}`,
+        );
     } else {
       const entry = this.#entries.get(record.of);
       if (entry === undefined) this.#problems.push(`change ${record.of} was ${record.is}, but its record is lost`);

@@ -10,6 +10,7 @@ import { isSystemCallFailure, ProxyVpnError } from '../errors.ts';
 import type { AnyOp } from '../op.ts';
 import { removeFileDurably, writeFailure, writeFileAtomic } from './atomic-file.ts';
 import {
+  type IsKnown,
   type JournalEntry,
   type JournalRecord,
   journalLine,
@@ -23,6 +24,8 @@ export class Journal<O extends AnyOp> {
   readonly #entries: Map<number, JournalEntry<O>>;
   /** Damage found when it was opened, one sentence each: tell the user. */
   readonly problems: readonly string[];
+  /** Changes in it that are not believed to be ours, one sentence each: they are left alone. */
+  readonly refused: readonly string[];
   #nextSequence: number;
   #bytes: number;
   #isOpen = true;
@@ -32,6 +35,7 @@ export class Journal<O extends AnyOp> {
     this.#fd = fd;
     this.#entries = new Map(parsed.entries.map((entry) => [entry.id, entry]));
     this.problems = parsed.problems;
+    this.refused = parsed.refused;
     this.#nextSequence = parsed.nextSequence;
     this.#bytes = parsed.wholeBytes;
   }
@@ -48,17 +52,17 @@ export class Journal<O extends AnyOp> {
     }
     const header = journalLine({ n: 0, is: 'journal', tunnel });
     writeFileAtomic(file, header);
-    const parsed = { entries: [], problems: [], nextSequence: 1, wholeBytes: header.length };
+    const parsed = { entries: [], problems: [], refused: [], nextSequence: 1, wholeBytes: header.length };
     return new Journal<O>(file, openForAppend(file), parsed);
   }
 
   /**
    * Opens what an earlier process left, to undo it or to go on. A half-written last record is cut off.
-   * @param isKnown tells the ops this program can undo
+   * @param isKnown tells the ops this program makes and can undo; the journal may be anybody's work
    * @returns undefined when there is no journal
    * @throws ProxyVpnError E_JOURNAL_READ, E_JOURNAL_VERSION, E_STATE_WRITE
    */
-  static open<O extends AnyOp>(file: string, isKnown: (op: AnyOp) => op is O): Journal<O> | undefined {
+  static open<O extends AnyOp>(file: string, isKnown: IsKnown<O>): Journal<O> | undefined {
     const bytes = readIfPresent(file);
     if (bytes === undefined) return undefined;
     const parsed = parseJournal(bytes, isKnown);

@@ -3,14 +3,21 @@
  *
  * Input: the file. Only E_JOURNAL_VERSION may be thrown.
  */
+import { isKnownOp } from '../../src/app/journal-trust.ts';
+import type { Op } from '../../src/app/plan.ts';
 import { ProxyVpnError } from '../../src/errors.ts';
-import type { AnyOp } from '../../src/op.ts';
+import type { AnyOp, Appliers } from '../../src/op.ts';
 import { crc32 } from '../../src/state/crc32.ts';
 import { journalLine, type ParsedJournal, parseJournal } from '../../src/state/journal-format.ts';
 import { insist, main } from './loop/run.ts';
 
-const KINDS = ['rule.add', 'route.add', 'link.up', 'sysctl.set', 'a', ''];
-const isKnown = (op: AnyOp): op is AnyOp => KINDS.includes(op.kind);
+const KINDS = ['rule.add', 'route.add', 'link.up', 'sysctl.set', 'firewall.load', 'a', ''];
+/** The judge of the product: whatever it is shown, it answers. */
+const isBelieved = isKnownOp(Object.fromEntries(KINDS.map((kind) => [kind, {}])) as unknown as Appliers<Op>, 'default');
+const isKnown = (op: AnyOp, before?: unknown): op is AnyOp => {
+  isBelieved(op, before);
+  return KINDS.includes(op.kind);
+};
 const NEWLINE = 0x0a;
 const LEAST_CRC_LINE = ',"crc":"01234567"}'.length;
 

@@ -10,7 +10,7 @@ const ROOT = path.join(import.meta.dirname, '..', '..');
 const PARTS = [
   ...['scripts', 'packaging', 'native/launcher', 'dist/proxyvpn.cjs', 'build/Release/proxyvpn.node', 'package.json'],
   ...['LICENSE', 'CHANGELOG.md', '.deps/lwip/COPYING'],
-  ...['commander', 'ipaddr.js', 'zod'].map((name) => `node_modules/${name}/LICENSE`),
+  ...['commander', 'dns-packet', 'ipaddr.js', 'smol-toml', 'zod'].map((name) => `node_modules/${name}/LICENSE`),
 ];
 const TIMEOUT_MS = 240_000;
 

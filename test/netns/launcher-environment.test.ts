@@ -84,7 +84,8 @@ it('no variable reaches node but those that proxyvpn reads as text, and its own'
     ...['PROXYVPN_LIBNFTABLES', 'PROXYVPN_UNPRIVILEGED', 'PROXYVPN_PRIVILEGED_TESTS', 'PROXYVPN_PROXYX', 'HOMEX'],
     ...['XTABLES_LIBDIR', 'BASH_ENV', 'http_proxyx', 'npm_config_prefix', 'PWD', 'SHELL'],
   ];
-  const given = ['PATH', 'OPENSSL_CONF', 'PROXYVPN_ADDON', 'PROXYVPN_LAUNCHER', ...refused, ...passed];
+  const set = ['PATH', 'OPENSSL_CONF', 'PROXYVPN_ADDON', 'PROXYVPN_BUNDLE', 'PROXYVPN_CODE', 'PROXYVPN_LAUNCHER'];
+  const given = [...set, ...refused, ...passed];
   const values = Object.fromEntries(given.map((name) => [name, `/nonexistent/${name}`]));
   const assignments = Object.entries({ ...values, NODE_OPTIONS: '--no-warnings' }).map(([k, v]) => `${k}=${v}`);
   const guarded = await lab.startWaiting(lab.asUser(['-i', ...assignments, lab.launcher, WAITING]));
@@ -94,6 +95,8 @@ it('no variable reaches node but those that proxyvpn reads as text, and its own'
     PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
     OPENSSL_CONF: '/dev/null',
     PROXYVPN_ADDON: expect.stringMatching(/^\/proc\/self\/fd\/\d+$/),
+    PROXYVPN_BUNDLE: expect.stringMatching(/^\/proc\/self\/fd\/\d+$/),
+    PROXYVPN_CODE: expect.stringMatching(/^\/proc\/self\/fd\/\d+$/),
     PROXYVPN_LAUNCHER: lab.launcher,
   });
 });
@@ -165,7 +168,8 @@ describe('descriptors', () => {
     );
     expect(own).not.toContain(secret);
     expect(own.filter((name) => name.startsWith('/memfd:')).sort()).toEqual([
-      '/memfd:proxyvpn.cjs (deleted)',
+      // The bundle and its code are closed when they are read.
+      '/memfd:proxyvpn-boot.cjs (deleted)',
       '/memfd:proxyvpn.node (deleted)',
     ]);
     expect(ofChild.filter((name) => name.includes('memfd') || name === secret)).toEqual([]);

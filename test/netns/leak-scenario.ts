@@ -166,20 +166,31 @@ export const IPTABLES_FILTER: FilterSign = {
 };
 
 /** up, steady state, SIGKILL, a while as crashed, second up, down. */
-export async function liveAndDie(topology: Topology, cli: Cli, filter: FilterSign): Promise<LeakReport> {
+export function liveAndDie(topology: Topology, cli: Cli, filter: FilterSign): Promise<LeakReport> {
   const upstream = ['--proxy', `${ADDRESS.net.v4}:${PROXY_PORT}`, '--killswitch', '--allow-dns', 'none'];
   const second = ['--proxy', `${bracketed(ADDRESS.net.v6)}:${PROXY_PORT}`, '--killswitch', '--allow-dns', 'none'];
+  return watchLeaks(topology, filter, async (probes) => {
+    await cli.up(upstream);
+    await probes.rounds(3);
+    await cli.killDaemon();
+    await probes.rounds(3);
+    await cli.up(second);
+    await probes.rounds(3);
+    await cli.down();
+  });
+}
+
+/** What leaves in a life that begins and ends without the filter, and that has it all the time between. */
+export async function watchLeaks(
+  topology: Topology,
+  filter: FilterSign,
+  life: (probes: Probes) => Promise<void>,
+): Promise<LeakReport> {
   const chatter = await Probes.startChatter(topology);
   const capture = await Capture.start(topology, 'life');
   const probes = await Probes.start(topology);
   const watch = new Watch(topology, filter);
-  await cli.up(upstream);
-  await probes.rounds(3);
-  await cli.killDaemon();
-  await probes.rounds(3);
-  await cli.up(second);
-  await probes.rounds(3);
-  await cli.down();
+  await life(probes);
   const { fromMs, toMs, gaps } = await watch.stop();
   // Frames are stamped when they are received; the last ones of the window are in the file after one more round.
   await probes.rounds(1);

@@ -82,8 +82,8 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     expect(await pingCode(ADDRESS.origin[family])).toBe(0);
   });
 
-  test('killswitch off: TCP goes through the proxy; UDP, DNS and ping go around', async () => {
-    await cli.up(UP);
+  test('killswitch off, --dns direct: TCP goes through the proxy; UDP, DNS and ping go around', async () => {
+    await cli.up([...UP, '--dns', 'direct']);
     expect(await seenAs(whoami)).toBe('proxy');
     expect((await datagram(DATAGRAM_ADDRESS[family], 7777)).outcome).toBe('answered');
     expect((await datagram(DATAGRAM_ADDRESS[family], 443)).outcome).toBe('answered');
@@ -112,7 +112,7 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
   });
 
   test('--allow-dns: only these resolvers are asked directly, by UDP and TCP', async () => {
-    await cli.up([...STRICT, '--allow-dns', DATAGRAM_ADDRESS[family]]);
+    await cli.up([...STRICT, '--dns', 'direct', '--allow-dns', DATAGRAM_ADDRESS[family]]);
     expect(await dig(DATAGRAM_ADDRESS[family])).toBe('192.0.2.1');
     expect(await dig(DATAGRAM_ADDRESS[family], '+tcp')).toBe('192.0.2.1');
     expect(await dig(OTHER_RESOLVER[family])).toBe('no answer');
@@ -196,18 +196,18 @@ test('--ipv6 off: IPv6 is refused at once and leaves by no way, IPv4 goes throug
   expect(await seenAs(originUrl('v4', '/whoami'))).toBe('proxy');
 });
 
-test('without --allow-dns the resolvers of /etc/resolv.conf are allowed, and no other', async () => {
+test('--dns direct without --allow-dns: the resolvers of /etc/resolv.conf are allowed, and no other', async () => {
   const file = path.join(topology.directory, 'resolv.conf');
   fs.writeFileSync(file, `nameserver ${DATAGRAM_ADDRESS.v4}\nnameserver 127.0.0.1\n`);
-  const script = `mount --bind ${file} /etc/resolv.conf; ${PROXYVPN} up ${STRICT.join(' ')}`;
+  const script = `mount --bind ${file} /etc/resolv.conf; ${PROXYVPN} up ${STRICT.join(' ')} --dns direct`;
   const env = { PROXYVPN_STATE_DIR: cli.stateDirectory };
   await topology.app.must(['unshare', '--mount', 'bash', '-c', script], { env });
   expect(await dig(DATAGRAM_ADDRESS.v4)).toBe('192.0.2.1');
   expect(await dig(OTHER_RESOLVER.v4)).toBe('no answer');
 });
 
-test('--allow-dns none: nobody is asked directly', async () => {
-  await cli.up([...STRICT, '--allow-dns', 'none']);
+test('--dns direct --allow-dns none: nobody is asked', async () => {
+  await cli.up([...STRICT, '--dns', 'direct', '--allow-dns', 'none']);
   expect(await dig(DATAGRAM_ADDRESS.v4)).toBe('no answer');
 });
 

@@ -19,6 +19,12 @@ function openDirectory(topology: Topology, name: string): string {
   return directory;
 }
 
+/** The command with another file in place of one of the host's, in a mount namespace of its own. */
+export function withFile(place: string, file: string, command: readonly string[]): readonly string[] {
+  const script = 'mount --bind "$1" "$0" && shift && exec "$@"';
+  return ['unshare', '--mount', 'sh', '-c', script, place, file, ...command];
+}
+
 export interface Credentials {
   readonly user: string;
   readonly password: string;
@@ -37,7 +43,12 @@ const readOr = (file: string): string => (fs.existsSync(file) ? fs.readFileSync(
 export async function startTinyproxy(
   topology: Topology,
   port = 8888,
-  options: { readonly credentials?: Credentials; readonly connectPorts?: readonly number[] } = {},
+  options: {
+    readonly credentials?: Credentials;
+    readonly connectPorts?: readonly number[];
+    /** Names that it resolves, as in hosts(5); and it connects to nothing else. */
+    readonly names?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<ProxyServer> {
   const directory = openDirectory(topology, `tinyproxy${port}`);
   const log = path.join(directory, 'log');
@@ -50,8 +61,21 @@ export async function startTinyproxy(
     'MaxClients 1000',
     ...(credentials ? [`BasicAuth ${credentials.user} ${credentials.password}`] : []),
     ...(options.connectPorts ?? []).map((allowed) => `ConnectPort ${allowed}`),
+    ...(options.names ? [`Filter "${path.join(directory, 'filter')}"`, 'FilterDefaultDeny Yes'] : []),
   ]);
-  const server = await topology.net.serve(['tinyproxy', '-d', '-c', config], port);
+  const names = Object.entries(options.names ?? {});
+  writeConfig(
+    directory,
+    'filter',
+    names.map(([name]) => `^${name.replaceAll('.', '\\.')}$`),
+  );
+  const hosts = writeConfig(
+    directory,
+    'hosts',
+    names.map(([name, address]) => `${address} ${name}`),
+  );
+  const command = ['tinyproxy', '-d', '-c', config];
+  const server = await topology.net.serve(withFile('/etc/hosts', hosts, command), port);
   return { server, port, log: () => readOr(log) };
 }
 
@@ -59,9 +83,15 @@ export async function startTinyproxy(
 export async function startSquid(
   topology: Topology,
   port = 3128,
-  options: { readonly credentials?: Credentials } = {},
+  options: { readonly credentials?: Credentials; readonly names?: Readonly<Record<string, string>> } = {},
 ): Promise<ProxyServer> {
   const directory = openDirectory(topology, `squid${port}`);
+  const names = Object.entries(options.names ?? {});
+  const hosts = writeConfig(
+    directory,
+    'hosts',
+    names.map(([name, address]) => `${address} ${name}`),
+  );
   const log = path.join(directory, 'access.log');
   const { credentials } = options;
   const authentication: string[] = [];
@@ -80,7 +110,11 @@ export async function startSquid(
     ...authentication,
     'acl safe port 80 443 2222 8080 8443',
     'http_access deny !safe',
-    `http_access allow ${credentials ? 'known' : 'all'}`,
+    // -n: a number is not looked up for its name.
+    ...(options.names
+      ? [`hosts_file ${hosts}`, `acl known dstdomain -n ${names.map(([name]) => name).join(' ')}`]
+      : []),
+    `http_access allow ${credentials || options.names ? 'known' : 'all'}`,
     'cache deny all',
     'cache_mem 8 MB',
     'pinger_enable off',
@@ -108,7 +142,7 @@ export interface WebServer {
 
 /** A throw-away authority and a certificate of it for the origin's addresses. */
 async function makeCertificate(directory: string): Promise<{ authority: string; certificate: string; key: string }> {
-  const names = `IP:${ADDRESS.origin.v4},IP:${ADDRESS.origin.v6}`;
+  const names = `IP:${ADDRESS.origin.v4},IP:${ADDRESS.origin.v6},DNS:origin.test,DNS:www.origin.test`;
   fs.writeFileSync(path.join(directory, 'extensions'), `subjectAltName=${names}\n`);
   const newKey = '-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes';
   for (const line of [

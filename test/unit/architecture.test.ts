@@ -30,6 +30,8 @@ const SPAWNERS: { readonly [file: string]: string } = {
   'app/config-sources.ts': 'getent: users of directory services',
   'app/demo.ts': 'unshare, ip, curl, nft: inside throw-away namespaces',
   'app/demo-net.ts': 'ip: inside a throw-away namespace',
+  'app/elsewhere.ts': 'setpriv and this very program: as the user who owns the tunnel, never on his files as root',
+  'app/idle-memory.ts': 'nothing: it loads what node has compiled, before it changes a flag of V8',
   'app/launch.ts': 'this very program, as the daemon',
   'app/network-manager.ts': 'nmcli: NetworkManager has no other face without a D-Bus client',
   'app/service-manager.ts': 'systemd-notify: Node cannot send unix datagrams',

@@ -74,6 +74,8 @@ describe('bash completes', () => {
     ['proxyvpn up --proxy-file proxyvpn.b', ['proxyvpn.bash']],
     ['proxyvpn up --bypass-user roo', ['root']],
     ['proxyvpn down --f', ['--force']],
+    ['proxyvpn killswitch o', ['on', 'off']],
+    ['proxyvpn killswitch on --s', ['--strict']],
   ])('%s', (line, expected) => {
     const found = complete(line);
     for (const word of expected) expect(found).toContain(word);
@@ -114,7 +116,7 @@ describe.runIf(hasProgram('systemd-analyze'))('the systemd units', () => {
   function copied(unit: string): string {
     const text = fs.readFileSync(path.join(root, 'packaging/systemd', unit), 'utf8');
     const copy = path.join(directory, unit.replace('@', '@corp'));
-    fs.writeFileSync(copy, text.replace('/usr/bin/proxyvpn', '/bin/true'));
+    fs.writeFileSync(copy, text.replaceAll('/usr/bin/proxyvpn', '/bin/true'));
     return copy;
   }
 

@@ -28,7 +28,10 @@ describe('what the command line accepts reaches the daemon unchanged', () => {
     `--proxy 10.0.0.1:3128 ${least} --fwmark 1 --tun t`,
     `--proxy 10.0.0.1:3128 ${most}`,
     '--proxy [::ffff:10.0.0.1]:3128 --idle-timeout 0 --keepalive 0 --allow-dns none --bypass 10.0.0.0/8,fd00::/8',
-    '--proxy [2001:DB8::1]:3128 --allow-dns 10.0.0.53,fd00::53 --bypass-user 0,4294967294 --lan allow',
+    '--proxy [2001:DB8::1]:3128 --dns direct --allow-dns 10.0.0.53,fd00::53 --bypass-user 0,4294967294 --lan allow',
+    '--proxy a:1 --dns over-tcp --dns-server 10.0.0.53,[fd00::53]:5353 --dns-bypass .Corp.example,none --sniff',
+    '--proxy a:1 --dns doh --dns-server https://DNS.example:8443/dns-query{?dns} --dns-range 10.192.0.0/12',
+    '--proxy a:1 --dns-server https://[2001:db8::1]/q --dns-other relay',
     '--proxy http://Proxy.Example --killswitch --allow-inbound 22,65535 --ipv6 off --no-routes --early-accept',
     '--proxy proxy.example.:1 --killswitch --allow-inbound all --name other-name --json --verbose --foreground',
   ])('%s', (line) => {
@@ -43,6 +46,9 @@ describe('what the command line accepts reaches the daemon unchanged', () => {
 });
 
 describe('what somebody else wrote is refused', () => {
+  const { dns } = launchOf('--proxy', '10.0.0.1:3128').config;
+  const url = { host: 'a.example', port: 443, authority: 'a.example', path: '/' };
+  const everything = { family: 4, address: '0.0.0.0', length: 0 };
   const valid = JSON.parse(encodeLaunch(launchOf('--proxy', '10.0.0.1:3128', '--bypass', '10.0.0.0/8')));
   it.each<[string, object]>([
     ['a missing value', { mtu: undefined }],
@@ -62,6 +68,14 @@ describe('what somebody else wrote is refused', () => {
     ['a name that is a path', { name: '../../etc' }],
     ['a device that is an option', { tun: 'a b' }],
     ['a resolver that is none', { allowDns: ['10.0.0.53; drop'] }],
+    ['a mode of DNS that there is not', { dns: { ...dns, mode: 'tcp' } }],
+    [
+      'a server of DNS that is none',
+      { dns: { ...dns, relay: { over: 'tcp', servers: [{ address: 'a b', port: 53 }] } } },
+    ],
+    ['a URL that is not what it says', { dns: { ...dns, relay: { over: 'https', url: { ...url, host: 'b' } } } }],
+    ['a local name with other bytes', { dns: { ...dns, bypass: { names: [{ key: '\x01a\0' }], withDefaults: true } } }],
+    ['all addresses as names', { dns: { ...dns, ranges: { ...dns.ranges, v4: everything } } }],
     ['an address in another form', { allowDns: ['FD00::53'] }],
     ['a network with host bits', { bypass: [{ family: 4, address: '10.0.0.1', length: 8 }] }],
     ['a network of the other family', { bypass: [{ family: 6, address: '10.0.0.0', length: 8 }] }],

@@ -24,9 +24,40 @@ describe('the plan', () => {
       ip address add 198.18.0.1/32 dev pvpn0 noprefixroute
       ip -6 address add fd70:7670:6e00::1/128 dev pvpn0 nodad noprefixroute
       ip route add default dev pvpn0 table 52100 proto 210 congctl reno
+      ip route add default dev pvpn0 table 52120 proto 210 congctl reno
       ip -6 route add default dev pvpn0 table 52100 proto 210 congctl reno
-      nft -f -
+      ip -6 route add default dev pvpn0 table 52120 proto 210 congctl reno
       -- engine --
+      nft -f -
+      ip rule add priority 5208 nop protocol 210
+      ip rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip -6 rule add priority 5208 nop protocol 210
+      ip -6 rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip -6 rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip rule add priority 5201 to 198.18.0.0/15 lookup 52120 protocol 210
+      ip -6 rule add priority 5201 to fd70:7670:6e00:1::/64 lookup 52120 protocol 210
+      ip rule add priority 5203 ipproto udp dport 53 lookup 52120 protocol 210
+      ip rule add priority 5203 ipproto tcp dport 53 lookup 52120 protocol 210
+      ip -6 rule add priority 5203 ipproto udp dport 53 lookup 52120 protocol 210
+      ip -6 rule add priority 5203 ipproto tcp dport 53 lookup 52120 protocol 210
+      ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
+      ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
+    `);
+  });
+
+  test('with --dns direct DNS goes where it went', () => {
+    expect(lines(['--dns', 'direct'])).toMatchInlineSnapshot(`
+      "ip tuntap add dev pvpn0 mode tun vnet_hdr
+      sysctl -w net.ipv4.conf.pvpn0.rp_filter=2
+      sysctl -w net.ipv4.conf.all.src_valid_mark=1
+      ip link set dev pvpn0 mtu 1500 txqueuelen 5000 up
+      ip address add 198.18.0.1/32 dev pvpn0 noprefixroute
+      ip -6 address add fd70:7670:6e00::1/128 dev pvpn0 nodad noprefixroute
+      ip route add default dev pvpn0 table 52100 proto 210 congctl reno
+      ip -6 route add default dev pvpn0 table 52100 proto 210 congctl reno
+      -- engine --
+      nft -f -
       ip rule add priority 5208 nop protocol 210
       ip rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
       ip -6 rule add priority 5208 nop protocol 210
@@ -40,6 +71,37 @@ describe('the plan', () => {
     `);
   });
 
+  test('DNS is caught before the LAN, and a bypassed user asks for itself but reaches names by the tunnel', () => {
+    const words = ['--bypass-user', '1001', '--lan', 'allow', '--bypass', '10.0.0.0/8'];
+    const text = lines(words);
+    expect(text.slice(text.indexOf('-- engine --'))).toMatchInlineSnapshot(`
+      "-- engine --
+      nft -f -
+      ip rule add priority 5208 nop protocol 210
+      ip rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip -6 rule add priority 5208 nop protocol 210
+      ip -6 rule add priority 5200 fwmark 0x50560000/0xffffffff goto 5208 protocol 210
+      ip rule add priority 5202 uidrange 1001-1001 ipproto tcp goto 5208 protocol 210
+      ip rule add priority 5202 uidrange 1001-1001 ipproto udp dport 53 goto 5208 protocol 210
+      ip -6 rule add priority 5202 uidrange 1001-1001 ipproto tcp goto 5208 protocol 210
+      ip -6 rule add priority 5202 uidrange 1001-1001 ipproto udp dport 53 goto 5208 protocol 210
+      ip rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
+      ip -6 rule add priority 5204 ipproto tcp lookup main suppress_prefixlength 0 protocol 210
+      ip rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip -6 rule add priority 5205 not iif lo lookup main suppress_prefixlength 0 protocol 210
+      ip rule add priority 5201 to 198.18.0.0/15 lookup 52120 protocol 210
+      ip -6 rule add priority 5201 to fd70:7670:6e00:1::/64 lookup 52120 protocol 210
+      ip rule add priority 5203 ipproto udp dport 53 lookup 52120 protocol 210
+      ip rule add priority 5203 ipproto tcp dport 53 lookup 52120 protocol 210
+      ip -6 rule add priority 5203 ipproto udp dport 53 lookup 52120 protocol 210
+      ip -6 rule add priority 5203 ipproto tcp dport 53 lookup 52120 protocol 210
+      ip rule add priority 5206 ipproto tcp lookup 52100 protocol 210
+      ip -6 rule add priority 5206 ipproto tcp lookup 52100 protocol 210"
+    `);
+    expect(text).toContain('ip route add default dev pvpn0 table 52120');
+    expect(text).not.toContain('throw 10.0.0.0/8 table 52120');
+  });
+
   test('with the killswitch blocks first', () => {
     expect(lines(['--killswitch']).split('\n')[0]).toBe('nft -f -');
   });
@@ -48,7 +110,20 @@ describe('the plan', () => {
     expect(
       lines([
         ...['--bypass', '192.0.2.0/24,2001:db8::/32', '--bypass-user', 'backup,1001', '--lan', 'allow'],
-        ...['--allow-dns', '10.0.0.54', '--queues', '2', '--tun', 'tunnel0', '--fwmark', '0x77', '--mtu', '9000'],
+        ...[
+          '--dns',
+          'direct',
+          '--allow-dns',
+          '10.0.0.54',
+          '--queues',
+          '2',
+          '--tun',
+          'tunnel0',
+          '--fwmark',
+          '0x77',
+          '--mtu',
+          '9000',
+        ],
       ]),
     ).toMatchInlineSnapshot(`
       "ip tuntap add dev tunnel0 mode tun vnet_hdr multi_queue  # 2 queues
@@ -61,8 +136,8 @@ describe('the plan', () => {
       ip route add throw 192.0.2.0/24 table 52100 proto 210
       ip -6 route add default dev tunnel0 table 52100 proto 210 congctl reno
       ip -6 route add throw 2001:db8::/32 table 52100 proto 210
-      nft -f -
       -- engine --
+      nft -f -
       ip rule add priority 5208 nop protocol 210
       ip rule add priority 5200 fwmark 0x77/0xffffffff goto 5208 protocol 210
       ip -6 rule add priority 5208 nop protocol 210
@@ -168,8 +243,25 @@ describe('the policy', () => {
   });
 
   test('the resolvers are those asked for, else those of the host', () => {
-    expect(policyOf([]).allowDns).toEqual(['10.0.0.53', 'fd00::53']);
-    expect(policyOf(['--allow-dns', 'none']).allowDns).toEqual([]);
+    expect(policyOf(['--dns', 'direct']).allowDns).toEqual(['10.0.0.53', 'fd00::53']);
+    expect(policyOf(['--dns', 'direct', '--allow-dns', 'none']).allowDns).toEqual([]);
+    expect(policyOf(['--dns', 'direct']).names).toBeUndefined();
+  });
+
+  test.each([['virtual'], ['over-tcp', '--dns-server', '9.9.9.9'], ['doh', '--dns-server', 'https://a.example/']])(
+    '--dns %s: no resolver but for local names, and with the killswitch not even those',
+    (...mode) => {
+      const local = { names: { localResolvers: ['10.0.0.53', 'fd00::53'] }, allowDns: [] };
+      expect(policyOf(['--dns', ...mode])).toMatchObject(local);
+      const none = { names: { localResolvers: [] }, allowDns: [] };
+      expect(policyOf(['--dns', ...mode, '--killswitch'])).toMatchObject(none);
+      expect(policyOf(['--dns', ...mode, '--allow-dns', 'none'])).toMatchObject(none);
+    },
+  );
+
+  test('a resolver that means nothing without its interface is not asked', () => {
+    const found = policyOf([], { nameServers: ['fe80::1', '169.254.1.1', '10.0.0.53'] }).names;
+    expect(found?.localResolvers).toEqual(['10.0.0.53']);
   });
 
   test('is plain data: the journal gives back what it was given', () => {

@@ -23,6 +23,8 @@ export const PLAIN_HOST: Snapshot = {
   isPathFilterStrict: false,
   isSysctlReadOnly: false,
   nameServers: ['10.0.0.53', 'fd00::53'],
+  resolvConf: 'nameserver 10.0.0.53\nnameserver fd00::53\n',
+  isStubListening: false,
   connections: [],
   otherTables: [],
   sshSession: undefined,

@@ -60,3 +60,11 @@ test('releasing leaves what belongs to others', () => {
   releaseSlot(root, 'b');
   expect(fs.readdirSync(root.path)).toContain('.slot-1');
 });
+
+test("a slot whose device exists is another user's: the next one is taken, but one's own stays", () => {
+  leaveJournal('a');
+  claimSlot(root, 'a');
+  const isInUse = (slot: number): boolean => slot <= 2;
+  expect(claimSlot(root, 'a', isInUse)).toBe(1);
+  expect(claimSlot(root, 'b', isInUse)).toBe(3);
+});

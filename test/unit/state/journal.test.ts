@@ -121,7 +121,7 @@ describe('the journal format', () => {
 
   it('an unknown change is reported, not passed on', () => {
     const parsed = read(journalLine({ n: 0, is: 'intended', op: { kind: 'moon.move' }, before: null }));
-    expect([parsed.entries, parsed.problems]).toEqual([[], ['line 1 holds an unknown change: "moon.move"']]);
+    expect([parsed.entries, parsed.refused]).toEqual([[], ['line 1 is no change of this proxyvpn\'s: "moon.move"']]);
   });
 
   it('lines out of order or twice are reported, and no entry is lost or replaced', () => {
