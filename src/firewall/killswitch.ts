@@ -14,21 +14,33 @@
 import { intoTunnel, refuse, TO_DNS } from './dns-guard.ts';
 import { LAN_NETWORKS } from './local-networks.ts';
 import type { FirewallPolicy } from './policy.ts';
-import { both, type Chain, FAMILIES, type Hook, hex, OPENED, OPENS, PRIORITY, type Rule, tunAddress } from './rule.ts';
+import {
+  both,
+  type Chain,
+  FAMILIES,
+  type Hook,
+  hex,
+  OPENED,
+  OPENS,
+  PRIORITY,
+  type Rule,
+  type Tracking,
+  tunAddress,
+} from './rule.ts';
 
 /** Nothing but SYN: what RFC 9293 §3.5 opens a connection with. A later packet might be an answer taken for a question. */
 const BARE_SYN = 'tcp flags & (fin | syn | rst | ack) == syn';
 /** (uid_t)-1 is nobody: it holds for every packet that has an owner, and for none that has not. */
 const HAS_OWNER = 'meta skuid != 4294967295';
 
-export function killswitchChains(policy: FirewallPolicy): readonly Chain[] {
+export function killswitchChains(policy: FirewallPolicy, tracking: Tracking): readonly Chain[] {
   return [
     { name: 'to_proxy', hook: undefined, rules: toProxy(policy) },
     { name: 'orphaned', hook: undefined, rules: orphaned() },
     { name: 'permitted', hook: undefined, rules: permitted(policy) },
     { name: 'refuse', hook: undefined, rules: refuse() },
     { name: 'output', hook: dropping('output'), rules: output(policy) },
-    { name: 'forward', hook: dropping('forward'), rules: forward(policy) },
+    { name: 'forward', hook: dropping('forward'), rules: forward(policy, tracking) },
     { name: 'postrouting', hook: dropping('postrouting'), rules: postrouting(policy) },
   ];
 }
@@ -203,11 +215,12 @@ function postrouting(policy: FirewallPolicy): readonly Rule[] {
   ];
 }
 
-function forward(policy: FirewallPolicy): readonly Rule[] {
+function forward(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
+  const back = tracking === 'nothing' ? '' : ' ct state established,related';
   return [
     { text: `oifname "${policy.tun.name}" meta l4proto tcp accept`, why: 'the tunnel carries TCP' },
     ...intoTunnel(policy, `oifname "${policy.tun.name}"`),
-    { text: `iifname "${policy.tun.name}" ct state established,related accept`, why: 'what comes back through it' },
+    { text: `iifname "${policy.tun.name}"${back} accept`, why: 'what comes back through it' },
     ...forwardedInbound(policy),
     ...forwardedToResolvers(policy),
     { text: `${TO_DNS} goto refuse`, why: 'no other resolver, not even in the LAN or a bypassed network' },

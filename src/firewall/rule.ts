@@ -2,6 +2,12 @@
 import type { Family } from '../ip.ts';
 import type { FirewallPolicy } from './policy.ts';
 
+/**
+ * What the kernel's connection tracking sees: everything, because another firewall asks for state; all but the tunnel's
+ * own packets; or nothing, because nobody asks.
+ */
+export type Tracking = 'all' | 'others' | 'nothing';
+
 export interface Rule {
   /** Matches and statements in nft syntax. */
   readonly text: string;

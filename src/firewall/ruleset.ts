@@ -28,6 +28,7 @@ import {
   PRIORITY,
   type Rule,
   type Ruleset,
+  type Tracking,
   tunAddress,
 } from './rule.ts';
 
@@ -43,13 +44,14 @@ export interface RulesetOptions {
 export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Ruleset {
   checkPolicy(policy);
   const { names } = policy;
+  const tracking = trackingOf(policy, options);
   const chains = [
-    ...(options.isUntracked ? rawChains(policy) : []),
-    ...prerouting(policy, options),
-    ...(names ? [dnsRoute(policy, names)] : []),
-    routeOutput(policy),
+    ...(tracking === 'others' ? rawChains(policy) : []),
+    ...prerouting(policy, tracking),
+    ...(names ? [dnsRoute(policy, names, tracking)] : []),
+    routeOutput(policy, tracking),
     input(policy),
-    ...(policy.killswitch ? killswitchChains(policy) : names ? dnsGuardChains(policy, names) : []),
+    ...(policy.killswitch ? killswitchChains(policy, tracking) : names ? dnsGuardChains(policy, names) : []),
   ];
   const text = chains.flatMap((chain) => chain.rules.map((rule) => rule.text)).join('\n');
   const isUsed = (set: NamedSet): boolean => new RegExp(`@${set.name}\\b`).test(text);
@@ -143,6 +145,19 @@ function contains(outer: Prefix, inner: Prefix): boolean {
   return inner.length >= outer.length && bits(inner).startsWith(bits(outer).slice(0, outer.length));
 }
 
+/**
+ * A killswitch without exceptions judges every packet by itself: no rule then asks for a connection's state, and a
+ * kernel that nobody asks does not track at all.
+ */
+function trackingOf(policy: FirewallPolicy, { isUntracked }: RulesetOptions): Tracking {
+  if (!isUntracked) return 'all';
+  const { inbound } = policy;
+  const hasInbound = inbound.ports === 'all' || inbound.ports.length > 0 || inbound.peers.length > 0;
+  const exceptions = [policy.existing, policy.bypassUsers, policy.bypass, policy.allowDns];
+  const asksForState = hasInbound || policy.allowLan || exceptions.some((list) => list.length > 0);
+  return policy.killswitch && !asksForState ? 'nothing' : 'others';
+}
+
 function rawChains(policy: FirewallPolicy): readonly Chain[] {
   const mark = hex(policy.fwmark);
   const tun = `"${policy.tun.name}"`;
@@ -187,7 +202,7 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
 }
 
 /** Before the routing decision: what must be routed, and checked by rp_filter, as without the tunnel. */
-function prerouting(policy: FirewallPolicy, { isUntracked }: RulesetOptions): readonly Chain[] {
+function prerouting(policy: FirewallPolicy, tracking: Tracking): readonly Chain[] {
   const mark = hex(policy.fwmark);
   const answers: Rule = { text: `iifname "${policy.tun.name}" goto from_tunnel`, why: 'the answers of the tunnel' };
   const notDiverted: readonly Rule[] = policy.names
@@ -204,19 +219,16 @@ function prerouting(policy: FirewallPolicy, { isUntracked }: RulesetOptions): re
       text: `fib daddr type local meta mark set ${mark} return`,
       why: 'for this host or a port it publishes: strict rp_filter and the way to the container',
     },
-    {
-      text: `ct direction reply meta mark set ${mark}`,
-      why: 'the answer of a container to a connection from outside',
-    },
+    ...reply(tracking, `meta mark set ${mark}`, 'the answer of a container to a connection from outside'),
   ];
   return [
-    { name: 'from_tunnel', hook: undefined, rules: fromTunnel(policy) },
+    { name: 'from_tunnel', hook: undefined, rules: fromTunnel(policy, tracking) },
     ...(policy.names ? [{ name: 'dns_from_outside', hook: undefined, rules: fromOutside }] : []),
     {
       name: 'prerouting',
       hook: { type: 'filter', hook: 'prerouting', priority: PRIORITY.mangle, policy: 'accept' },
       rules: [
-        ...(isUntracked ? untracked(policy) : []),
+        ...(tracking === 'all' ? [] : ofTunnel(policy, tracking)),
         { text: 'iifname "lo" return', why: 'from this host' },
         ...notDiverted,
         ...(policy.killswitch ? markInbound(policy) : []),
@@ -227,21 +239,39 @@ function prerouting(policy: FirewallPolicy, { isUntracked }: RulesetOptions): re
 }
 
 /** By far the most packets are these, and each rule before them is paid for by all. */
-const untracked = (policy: FirewallPolicy): readonly Rule[] => [
-  { text: `meta mark ${hex(policy.fwmark)} return`, why: 'from a proxy: marked in raw_prerouting' },
-  ...both(
-    'the answers of the tunnel for this host',
-    ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname "${policy.tun.name}" return`,
-  ),
-];
+function ofTunnel(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
+  const mark = hex(policy.fwmark);
+  const tun = `"${policy.tun.name}"`;
+  const fromProxy: readonly Rule[] =
+    tracking === 'nothing'
+      ? both(
+          'from a proxy, for this host: strict rp_filter',
+          ({ ip, family }) =>
+            `${ip} saddr . tcp sport @proxies${family} iifname != ${tun} meta mark set ${mark} return`,
+        )
+      : [{ text: `meta mark ${mark} return`, why: 'from a proxy: marked in raw_prerouting' }];
+  return [
+    ...fromProxy,
+    ...both(
+      'the answers of the tunnel for this host',
+      ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname ${tun} return`,
+    ),
+  ];
+}
+
+/** A rule for packets that answer; none where nothing is tracked. */
+const reply = (tracking: Tracking, verdict: string, why: string): readonly Rule[] =>
+  tracking === 'nothing' ? [] : [{ text: `ct direction reply ${verdict}`, why }];
 
 const onlyTcp: Rule = { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' };
 
 /** What is not for this host must not be sent into the tunnel again. */
-function fromTunnel(policy: FirewallPolicy): readonly Rule[] {
+function fromTunnel(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
   const mark = hex(policy.fwmark);
   return [
-    { text: `ct status snat meta mark set ${mark} return`, why: 'for a container behind NAT' },
+    ...(tracking === 'nothing'
+      ? []
+      : [{ text: `ct status snat meta mark set ${mark} return`, why: 'for a container behind NAT' }]),
     ...both('for this host, by far the most', ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} return`),
     { text: 'fib daddr type local return', why: 'for this host, at another of its addresses' },
     { text: `meta mark set ${mark}`, why: 'for a container' },
@@ -249,7 +279,7 @@ function fromTunnel(policy: FirewallPolicy): readonly Rule[] {
 }
 
 /** Type route: a packet whose mark changes here is routed again. */
-function routeOutput(policy: FirewallPolicy): Chain {
+function routeOutput(policy: FirewallPolicy, tracking: Tracking): Chain {
   const mark = hex(policy.fwmark);
   const rules: readonly Rule[] = [
     ...both(
@@ -261,10 +291,7 @@ function routeOutput(policy: FirewallPolicy): Chain {
     { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
     { text: 'oifname "lo" return', why: 'stays in this host' },
     ...(policy.existing.length > 0 ? ofExisting(mark) : []),
-    {
-      text: `ct direction reply meta mark set ${mark}`,
-      why: 'the answer to a connection from outside goes back there',
-    },
+    ...reply(tracking, `meta mark set ${mark}`, 'the answer to a connection from outside goes back there'),
   ];
   return {
     name: 'route_output',

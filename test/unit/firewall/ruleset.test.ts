@@ -103,8 +103,22 @@ it('with the killswitch output, forward and postrouting drop by policy, and none
 });
 
 it('the rules for the tunnel and the proxies are untracked only where asked for', () => {
-  const names = (isUntracked: boolean) => rulesetOf(STRICT, { isUntracked }).chains.map(({ name }) => name);
+  const names = (isUntracked: boolean) => rulesetOf(WIDE, { isUntracked }).chains.map(({ name }) => name);
   expect(names(true)).toEqual(['raw_prerouting', 'raw_output', ...names(false)]);
+});
+
+it.each<[string, FirewallPolicy, boolean]>([
+  ['a killswitch without exceptions', STRICT, false],
+  ['the same where the tunnel answers DNS', NAMED_STRICT, false],
+  ['no killswitch', MARKS_ONLY, true],
+  ['an open port', ALL_INBOUND, true],
+  ['the LAN', { ...STRICT, allowLan: true }, true],
+  ['a bypassed network', { ...STRICT, bypass: ['192.0.2.0/24'] }, true],
+  ['a bypassing user', { ...STRICT, bypassUsers: [1] }, true],
+  ['an allowed resolver', { ...STRICT, allowDns: ['192.0.2.1'] }, true],
+])('%s asks for the state of connections, or not: %#', (_, policy, asks) => {
+  const asking = rules(rulesetOf(policy, untracked)).filter(({ text }) => /\bct |notrack/.test(text));
+  expect(asking.length > 0).toBe(asks);
 });
 
 describe('what could not stand in a ruleset is refused', () => {
