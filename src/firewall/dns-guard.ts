@@ -7,7 +7,7 @@
  * as the daemon says that it lives: a crash without the killswitch fails open (decision 0003).
  */
 import type { FirewallPolicy, NamesPolicy } from './policy.ts';
-import { both, type Chain, hex, type NamedSet, OPENED, PRIORITY, type Rule, type Tracking } from './rule.ts';
+import { both, type Chain, hex, type NamedSet, OPENED, PRIORITY, type Rule } from './rule.ts';
 
 /** Refreshed by `Backend.keepAlive`: what is refused without the killswitch is refused only while this holds. */
 export const ALIVE: NamedSet = {
@@ -21,20 +21,13 @@ export const ALIVE: NamedSet = {
 export const TO_DNS = 'meta l4proto { tcp, udp } th dport 53';
 
 /** In route_output, of UDP to port 53 that is not from the tunnel's address. */
-export function dnsRoute(policy: FirewallPolicy, names: NamesPolicy, tracking: Tracking): Chain {
+export function dnsRoute(policy: FirewallPolicy, names: NamesPolicy): Chain {
   const mark = hex(policy.fwmark);
   return {
     name: 'dns_route',
     hook: undefined,
     rules: [
-      ...(tracking === 'nothing'
-        ? []
-        : [
-            {
-              text: `ct direction reply meta mark set ${mark} return`,
-              why: 'the answer to a client that asks from port 53',
-            },
-          ]),
+      { text: `ct direction reply meta mark set ${mark} return`, why: 'the answer to a client that asks from port 53' },
       { text: `oifname { "lo", "${policy.tun.name}" } return`, why: 'to a stub resolver, or caught already' },
       { text: `meta mark ${mark} return`, why: 'of proxyvpn itself' },
       ...bypassUsers(policy, 'return'),

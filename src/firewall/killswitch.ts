@@ -36,10 +36,15 @@ const HAS_OWNER = 'meta skuid != 4294967295';
 export function killswitchChains(policy: FirewallPolicy, tracking: Tracking): readonly Chain[] {
   return [
     { name: 'to_proxy', hook: undefined, rules: toProxy(policy) },
-    { name: 'orphaned', hook: undefined, rules: orphaned() },
+    ...(policy.bypassUsers.length > 0 ? [{ name: 'orphaned', hook: undefined, rules: orphaned() }] : []),
     { name: 'permitted', hook: undefined, rules: permitted(policy) },
     { name: 'refuse', hook: undefined, rules: refuse() },
-    { name: 'output', hook: dropping('output'), rules: output(policy) },
+    // A hook costs each packet more than its rules do, so where route_output has nothing left to do but one, this does it.
+    {
+      name: 'output',
+      hook: { ...dropping('output'), type: tracking === 'nothing' ? 'route' : 'filter' },
+      rules: output(policy, tracking),
+    },
     { name: 'forward', hook: dropping('forward'), rules: forward(policy, tracking) },
     { name: 'postrouting', hook: dropping('postrouting'), rules: postrouting(policy) },
   ];
@@ -66,8 +71,9 @@ export function markInbound(policy: FirewallPolicy): readonly Rule[] {
 /** Reached by packets with our mark to the address and port of a proxy. */
 function toProxy(policy: FirewallPolicy): readonly Rule[] {
   return [
+    // Also after close(), when a socket has no owner any more, but data and FIN to send.
+    { text: `${OPENED} accept`, why: 'the rest of a connection that was permitted to open' },
     { text: `meta skuid ${policy.uid} accept`, why: 'proxyvpn itself; others can set the mark with CAP_NET_RAW' },
-    { text: 'goto orphaned', why: 'after close() a socket has no owner, but data and FIN to send' },
   ];
 }
 
@@ -183,22 +189,26 @@ const toInboundPorts = (policy: FirewallPolicy): string =>
   policy.inbound.ports === 'all' ? '' : ' ct original proto-dst @inbound_ports';
 
 /** Postrouting drops it where it did not get into the tunnel. */
-function reroutedDns({ names }: FirewallPolicy): readonly Rule[] {
+function reroutedDns({ names }: FirewallPolicy, tracking: Tracking): readonly Rule[] {
   if (names === undefined) return [];
+  if (tracking === 'nothing') {
+    const text = `udp dport 53 fib saddr type local meta mark set ${hex(names.rerouteMark)} accept`;
+    return [{ text, why: 'routed again, without the interface of its socket (IP_UNICAST_IF): into the tunnel' }];
+  }
   const text = `meta mark ${hex(names.rerouteMark)} udp dport 53 fib saddr type local accept`;
   return [{ text, why: 'routed again, and this hook sees the old interface' }];
 }
 
 const stays: Rule = { text: 'oifname "lo" accept', why: 'stays in this host' };
 
-function output(policy: FirewallPolicy): readonly Rule[] {
+function output(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
   const into = `oifname "${policy.tun.name}" meta l4proto tcp`;
   return [
     ...ofTunnel(policy),
     // Not what is sent in the name of others, a reset by `reject` say: postrouting takes that for forwarded.
     { text: `${into} fib saddr type local accept`, why: 'the same from another address of this host' },
     ...intoTunnel(policy, `oifname "${policy.tun.name}" fib saddr type local`),
-    ...reroutedDns(policy),
+    ...reroutedDns(policy, tracking),
     { text: 'jump permitted', why: 'the few that may go around the tunnel' },
     { text: 'goto refuse', why: 'everything else' },
   ];

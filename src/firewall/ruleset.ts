@@ -6,7 +6,7 @@
  *   prerouting, route_output   give the mark to TCP that must be routed as without the tunnel: whatever came in from
  *                              outside, the replies to it, what the tunnel brings for a container, and connections
  *                              older than the tunnel. The routing rules send all other TCP into the tunnel.
- *   input                      CVE-2019-14899.
+ *                              Also CVE-2019-14899.
  *   output, forward,           the killswitch, see killswitch.ts.
  *   postrouting
  *   dns_route, dns_output,     where the tunnel answers DNS: it goes nowhere else, see dns-guard.ts.
@@ -48,9 +48,9 @@ export function rulesetOf(policy: FirewallPolicy, options: RulesetOptions): Rule
   const chains = [
     ...(tracking === 'others' ? rawChains(policy) : []),
     ...prerouting(policy, tracking),
-    ...(names ? [dnsRoute(policy, names, tracking)] : []),
-    routeOutput(policy, tracking),
-    input(policy),
+    // Where nothing is tracked, output routes again as well.
+    ...(names && tracking !== 'nothing' ? [dnsRoute(policy, names)] : []),
+    ...(tracking === 'nothing' ? [] : [routeOutput(policy)]),
     ...(policy.killswitch ? killswitchChains(policy, tracking) : names ? dnsGuardChains(policy, names) : []),
   ];
   const text = chains.flatMap((chain) => chain.rules.map((rule) => rule.text)).join('\n');
@@ -207,13 +207,12 @@ function prerouting(policy: FirewallPolicy, tracking: Tracking): readonly Chain[
   const answers: Rule = { text: `iifname "${policy.tun.name}" goto from_tunnel`, why: 'the answers of the tunnel' };
   const notDiverted: readonly Rule[] = policy.names
     ? [
-        answers,
         // Not `th sport != 53 th dport != 53 return`: nft 1.0 makes one comparison of both, which is another claim.
         { text: 'udp dport 53 goto dns_from_outside', why: 'DNS is sent into the tunnel as well' },
         { text: 'udp sport 53 goto dns_from_outside', why: 'and so is what answers it' },
         onlyTcp,
       ]
-    : [onlyTcp, answers];
+    : [onlyTcp];
   const fromOutside: readonly Rule[] = [
     {
       text: `fib daddr type local meta mark set ${mark} return`,
@@ -230,6 +229,11 @@ function prerouting(policy: FirewallPolicy, tracking: Tracking): readonly Chain[
       rules: [
         ...(tracking === 'all' ? [] : ofTunnel(policy, tracking)),
         { text: 'iifname "lo" return', why: 'from this host' },
+        answers,
+        ...both(
+          "CVE-2019-14899: nobody outside may probe the tunnel's address",
+          ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} counter drop`,
+        ),
         ...notDiverted,
         ...(policy.killswitch ? markInbound(policy) : []),
         ...fromOutside,
@@ -279,7 +283,7 @@ function fromTunnel(policy: FirewallPolicy, tracking: Tracking): readonly Rule[]
 }
 
 /** Type route: a packet whose mark changes here is routed again. */
-function routeOutput(policy: FirewallPolicy, tracking: Tracking): Chain {
+function routeOutput(policy: FirewallPolicy): Chain {
   const mark = hex(policy.fwmark);
   const rules: readonly Rule[] = [
     ...both(
@@ -291,7 +295,10 @@ function routeOutput(policy: FirewallPolicy, tracking: Tracking): Chain {
     { text: 'meta l4proto != tcp return', why: 'only TCP is sent into the tunnel' },
     { text: 'oifname "lo" return', why: 'stays in this host' },
     ...(policy.existing.length > 0 ? ofExisting(mark) : []),
-    ...reply(tracking, `meta mark set ${mark}`, 'the answer to a connection from outside goes back there'),
+    {
+      text: `ct direction reply meta mark set ${mark}`,
+      why: 'the answer to a connection from outside goes back there',
+    },
   ];
   return {
     name: 'route_output',
@@ -306,15 +313,3 @@ const ofExisting = (mark: string): readonly Rule[] =>
     ({ ip, family }) =>
       `${ip} saddr . tcp sport . ${ip} daddr . tcp dport @existing${family} ${OPENED} meta mark set ${mark} return`,
   );
-
-function input(policy: FirewallPolicy): Chain {
-  return {
-    name: 'input',
-    hook: { type: 'filter', hook: 'input', priority: PRIORITY.filter, policy: 'accept' },
-    rules: both(
-      "CVE-2019-14899: nobody outside may probe the tunnel's address",
-      ({ ip, family }) =>
-        `iifname != { "lo", "${policy.tun.name}" } ${ip} daddr ${tunAddress(policy, family)} counter drop`,
-    ),
-  };
-}

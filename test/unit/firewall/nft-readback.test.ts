@@ -65,9 +65,9 @@ describe('differences', () => {
     [
       'no hook',
       changed((o) =>
-        o.chain?.name === 'input' ? { chain: { family: 'inet', table: WANTED.table, name: 'input' } } : o,
+        o.chain?.name === 'prerouting' ? { chain: { family: 'inet', table: WANTED.table, name: 'prerouting' } } : o,
       ),
-      'chain input has the hook none and not filter input 0 accept',
+      'chain prerouting has the hook none and not filter prerouting -150 accept',
     ],
     [
       'a chain too much',

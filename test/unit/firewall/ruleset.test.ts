@@ -86,8 +86,8 @@ function shape(text: string): string {
 it('without the killswitch nothing is dropped but packets from outside to the tunnel', () => {
   const dropping = rules(rulesetOf(MARKS_ONLY, untracked)).filter(({ text }) => /\b(drop|reject)\b/.test(text));
   expect(dropping.map(({ chain, why }) => `${chain}: ${why.slice(0, 14)}`)).toEqual([
-    'input: CVE-2019-14899',
-    'input: CVE-2019-14899',
+    'prerouting: CVE-2019-14899',
+    'prerouting: CVE-2019-14899',
   ]);
   expect(rulesetOf(MARKS_ONLY, untracked).chains.every(({ hook }) => hook?.policy !== 'drop')).toBe(true);
 });
