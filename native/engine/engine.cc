@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kEventsPerRound = 512;
 constexpr int kPacketsPerRound = 64;      // then the sockets get their turn
-constexpr uint64_t kManyConnections = 4;  // of one round
+constexpr uint64_t kManyConnections = 2;  // of one round
 constexpr size_t kMostReplyBytesWaiting = 4 << 20;
 
 }  // namespace

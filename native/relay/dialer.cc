@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstddef>
 #include <cstring>
 
@@ -17,8 +18,19 @@ constexpr int kProbeInterval_s = 10;
 constexpr int kProbes = 6;
 
 std::string address_text(const wire::FlowKey& key, const uint32_t* address) {
+  if (!key.is_v6()) {  // every connection pays for it, and inet_ntop() goes through printf()
+    uint8_t bytes[4];
+    memcpy(bytes, address, sizeof bytes);
+    char text[16];
+    char* end = text;
+    for (uint8_t byte : bytes) {
+      if (end != text) *end++ = '.';
+      end = std::to_chars(end, text + sizeof text, byte).ptr;
+    }
+    return {text, end};
+  }
   char text[INET6_ADDRSTRLEN] = "";
-  inet_ntop(key.is_v6() ? AF_INET6 : AF_INET, address, text, sizeof text);
+  inet_ntop(AF_INET6, address, text, sizeof text);
   return text;
 }
 
@@ -27,6 +39,8 @@ bool set(int fd, int level, int option, int value) {
 }
 
 }  // namespace
+
+void send_without_delay(int fd) { set(fd, IPPROTO_TCP, TCP_NODELAY, 1); }
 
 void enable_keepalive(int fd, uint32_t idle_s) {
   set(fd, IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(idle_s));
@@ -48,7 +62,6 @@ int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
   if (family != AF_UNIX) {
     // Before connect(): the SYN already has to carry it, or it is routed into our own TUN.
     if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_))) return -errno;
-    set(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
     // On a socket that connects: the handshake's last ACK waits for the request, which follows at
     // once (tcp_rcv_synsent_state_process() in net/ipv4/tcp_input.c). A packet less per connection.
     set(fd.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, 1);

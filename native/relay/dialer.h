@@ -43,6 +43,8 @@ class SocketDialer final : public Dialer {
 
 /// Keepalive probes of the kernel's after `idle_s` seconds. Called once a socket has been idle that
 /// long, so that short connections do not pay four system calls for it.
+/// TCP_NODELAY, tcp(7).
+void send_without_delay(int fd);
 void enable_keepalive(int fd, uint32_t idle_s);
 
 /// Ends the growth of the socket's receive queue: about `bytes` at a time, socket(7) SO_RCVBUF.

@@ -64,6 +64,8 @@ struct Flow : stack::Connection {
   bool ack_is_held : 1 = false;        // in the queue of ACKs that wait for an answer to ride on
   bool is_health_check : 1 = false;
   bool has_keepalive : 1 = false;  // the kernel probes the upstream
+  bool has_sent : 1 = false;       // bytes of the app
+  bool sends_without_delay : 1 = false;
   bool is_predialled : 1 = false;  // its socket was open before
   bool is_sending : 1 = false;     // has unacknowledged bytes towards the app
   bool is_held_back : 1 = false;   // its upstream has bytes that may not be read yet

@@ -46,6 +46,12 @@ void Relay::pump_to_upstream(Flow& flow) {
       skip = 0;
     }
     if (count == 0) break;
+    // Nagle (RFC 896) holds nothing back that is sent alone: many flows send once and need no more.
+    if (flow.has_sent && !flow.sends_without_delay) {
+      flow.sends_without_delay = true;
+      send_without_delay(flow.fd);
+    }
+    flow.has_sent = true;
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = static_cast<size_t>(count);

@@ -255,11 +255,11 @@ function ofTunnel(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
         )
       : [{ text: `meta mark ${mark} return`, why: 'from a proxy: marked in raw_prerouting' }];
   return [
-    ...fromProxy,
     ...both(
       'the answers of the tunnel for this host',
       ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname ${tun} return`,
     ),
+    ...fromProxy,
   ];
 }
 
