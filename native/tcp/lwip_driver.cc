@@ -332,11 +332,32 @@ void Driver::release_promise(Endpoint& e) {
 
 // ---- from the app ----
 
+namespace {
+
+// lwIP 2.1.3 does not trim the first segment that it keeps out of order: what lies behind the
+// window would later be counted below zero (RFC 9293 section 3.10.7.4 has it trimmed).
+void trim_to_window(const tcp_pcb& pcb, wire::SegmentView& s) {
+  uint32_t ahead = s.seq - pcb.rcv_nxt;
+  if (ahead >= pcb.rcv_wnd) return;  // all of it is old, or behind the window: lwIP looks at that
+  uint32_t room = pcb.rcv_wnd - ahead;
+  uint32_t fin = s.flags & wire::kFin ? 1 : 0;
+  if (s.payload_bytes + fin <= room) return;
+  constexpr size_t kFlagsAt = 13;
+  s.tcp[kFlagsAt] = static_cast<uint8_t>(s.tcp[kFlagsAt] & ~wire::kFin);
+  s.flags = static_cast<uint8_t>(s.flags & ~wire::kFin);
+  uint32_t kept = std::min(s.payload_bytes, room);
+  s.length -= s.payload_bytes - kept;
+  s.payload_bytes = kept;
+}
+
+}  // namespace
+
 void Driver::input(Endpoint& e, wire::SegmentView& s) {
   // Just half of all numbers away is neither before nor behind: lwIP 2.1.3 takes one byte or a FIN
   // from there as if it overlapped. As if lost on the way.
   constexpr uint32_t kHalfOfAllNumbers = 0x80000000;
   if (s.seq - e.pcb->rcv_nxt == kHalfOfAllNumbers && !(s.flags & wire::kSyn)) return;
+  if (s.seq != e.pcb->rcv_nxt) trim_to_window(*e.pcb, s);
   // Options were read when the SYN was accepted. lwIP would take MSS and window scale again, from
   // any segment: so the list ends where it begins.
   constexpr uint32_t kPlainHeaderBytes = 20;

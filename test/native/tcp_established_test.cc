@@ -360,6 +360,27 @@ TEST("a byte or a FIN from half of all numbers away is not taken, open or half-c
   }
 }
 
+TEST("of what comes out of order only that is kept which the window has room for") {
+  for (uint8_t flags : {lab::kAck, static_cast<uint8_t>(lab::kAck | lab::kFin)}) {
+    for (size_t gap : {20'000, 60'000, 65'534, 65'535}) {
+      CheckedLab lab;
+      auto pair = lab.open();
+      REQUIRE(pair);
+      lab::Bytes data = lab::pattern(9, 200'000);
+      auto from = data.begin() + static_cast<ptrdiff_t>(gap);
+      // As long as a packet can be: it ends behind the window, and the FIN is a lie.
+      pair.app->inject(flags, next_seq(*pair.app) + static_cast<uint32_t>(gap), pair.app->rcv_nxt(),
+                       lab::Bytes(from, from + 65'000));
+      lab.settle();
+      pair.app->send(data);
+      lab.settle();
+      CHECK_EQ(pair.proxy->received.size(), data.size());
+      CHECK(pair.proxy->received == data);
+      CHECK(!pair.proxy->has_eof);
+    }
+  }
+}
+
 TEST("an acknowledgement of what was never sent changes nothing") {
   CheckedLab lab;
   auto pair = lab.open();
