@@ -43,9 +43,8 @@ bool open_probe_socket(Probe& probe) {
   int type = probe.kind == Kind::kTcp   ? SOCK_STREAM
              : probe.kind == Kind::kRaw ? SOCK_RAW
                                         : SOCK_DGRAM;
-  int fd = socket(family, type | flags, probe.kind == Kind::kTcp || probe.kind == Kind::kUdp
-                                            ? 0
-                                            : probe.protocol());
+  int fd = socket(family, type | flags,
+                  probe.kind == Kind::kTcp || probe.kind == Kind::kUdp ? 0 : probe.protocol());
   // Outside of net.ipv4.ping_group_range a ping socket is refused; CAP_NET_RAW does as well.
   if (fd < 0 && probe.kind == Kind::kEcho) {
     fd = socket(family, SOCK_RAW | flags, probe.protocol());
@@ -67,14 +66,12 @@ bool open_probe_socket(Probe& probe) {
 
 bool set_options(Probe& probe) {
   int fd = probe.fd.get();
-  if (probe.mark &&
-      setsockopt(fd, SOL_SOCKET, SO_MARK, &probe.mark, sizeof probe.mark) != 0) {
+  if (probe.mark && setsockopt(fd, SOL_SOCKET, SO_MARK, &probe.mark, sizeof probe.mark) != 0) {
     probe.fail("mark", errno);
     return false;
   }
-  if (!probe.device.empty() &&
-      setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, probe.device.c_str(),
-                 static_cast<socklen_t>(probe.device.size() + 1)) != 0) {
+  if (!probe.device.empty() && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, probe.device.c_str(),
+                                          static_cast<socklen_t>(probe.device.size() + 1)) != 0) {
     probe.fail("device", errno);
     return false;
   }
@@ -88,9 +85,8 @@ bool set_options(Probe& probe) {
     request.imr_ifindex = static_cast<int>(probe.multicast_index);
     setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request, sizeof request);
   }
-  if (probe.source.length &&
-      bind(fd, reinterpret_cast<const sockaddr*>(&probe.source.address), probe.source.length) !=
-          0) {
+  if (probe.source.length && bind(fd, reinterpret_cast<const sockaddr*>(&probe.source.address),
+                                  probe.source.length) != 0) {
     probe.fail("source", errno);
     return false;
   }
@@ -207,8 +203,7 @@ void start(Probe& probe, uint16_t number) {
     return;
   }
   if (error) return probe.fail("connect", error);
-  const std::string bytes =
-      probe.kind == Kind::kEcho ? echo_request(probe) : probe.payload;
+  const std::string bytes = probe.kind == Kind::kEcho ? echo_request(probe) : probe.payload;
   if (send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) probe.fail("send", errno);
 }
 

@@ -29,9 +29,9 @@ struct Endpoint {
   std::span<const uint8_t> bytes() const {
     if (family() == AF_INET6)
       return {reinterpret_cast<const sockaddr_in6*>(&address)->sin6_addr.s6_addr, 16};
-    return {reinterpret_cast<const uint8_t*>(
-                &reinterpret_cast<const sockaddr_in*>(&address)->sin_addr),
-            4};
+    return {
+        reinterpret_cast<const uint8_t*>(&reinterpret_cast<const sockaddr_in*>(&address)->sin_addr),
+        4};
   }
   std::string text() const {
     char buffer[INET6_ADDRSTRLEN] = "";

@@ -30,8 +30,8 @@ struct Mapping {
 bool read_header(const char* line, std::string_view program, Mapping& mapping) {
   unsigned long begin = 0, end = 0, inode = 0;
   char permissions[8], path[PATH_MAX + 1] = "";
-  int fields = sscanf(line, "%lx-%lx %7s %*s %*s %lu %4096s", &begin, &end, permissions, &inode,
-                      path);
+  int fields =
+      sscanf(line, "%lx-%lx %7s %*s %*s %lu %4096s", &begin, &end, permissions, &inode, path);
   if (fields < 4) return false;
   mapping = {begin, end, false};
   bool is_read_only = permissions[0] == 'r' && permissions[1] == '-' && permissions[3] == 'p';
@@ -39,7 +39,8 @@ bool read_header(const char* line, std::string_view program, Mapping& mapping) {
   return true;
 }
 
-/// Only what has not one page of its own: those are not in the file (relocations, --use-largepages).
+/// Only what has not one page of its own: those are not in the file (relocations,
+/// --use-largepages).
 void drop_program_pages() {
   char program[PATH_MAX];
   ssize_t length = readlink("/proc/self/exe", program, sizeof program);

@@ -1,4 +1,5 @@
-// Sockets of the daemon itself that must not be routed into its own tunnel: SO_MARK has to precede the first packet.
+// Sockets of the daemon itself that must not be routed into its own tunnel: SO_MARK has to precede
+// the first packet.
 #include "socket_binding.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ Napi::Value marked_udp_socket(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   int family = info[0].As<Napi::Number>().Int32Value() == 6 ? AF_INET6 : AF_INET;
-  base::UniqueFd fd = marked_socket(env, family, SOCK_DGRAM, info[1].As<Napi::Number>().Uint32Value());
+  base::UniqueFd fd =
+      marked_socket(env, family, SOCK_DGRAM, info[1].As<Napi::Number>().Uint32Value());
   if (!fd) return env.Undefined();
   return Napi::Number::New(env, fd.release());
 }

@@ -6,9 +6,10 @@
 // From here on:
 //
 //   node        one path, fixed when this file was linked; every component is root's alone
-//   program     bundle, its code cache and addon are copied from this file into sealed memfds, which
-//               node is given as /proc/self/fd/N: none has a name that somebody else could take. What
-//               node runs is boot.cjs, which reads the first two
+//   program     bundle, its code cache and addon are copied from this file into sealed memfds,
+//   which
+//               node is given as /proc/self/fd/N: none has a name that somebody else could take.
+//               What node runs is boot.cjs, which reads the first two
 //   arguments   stand behind the script's name, where node reads no option
 //   environment only kPassed, as data; nothing that makes node, libc or OpenSSL load or run a file
 //   descriptors 0, 1 and 2; closed ones become /dev/null
@@ -396,7 +397,6 @@ int main(int argc, char** argv, char** inherited) {
   };
   if (!is_root) keep_only_net_admin(is_held);
   pin_sigusr1();
-  execve(kNode, node_arguments(argc, argv, program),
-         environment(inherited, program, why_not_held));
+  execve(kNode, node_arguments(argc, argv, program), environment(inherited, program, why_not_held));
   fail_errno(kNode);
 }
