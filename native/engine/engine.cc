@@ -18,6 +18,7 @@ constexpr int kEventsPerRound = 512;
 constexpr int kPacketsPerRound = 64;      // then the sockets get their turn
 constexpr uint64_t kManyConnections = 2;  // of one round
 constexpr long kNapNs = 30'000;
+constexpr size_t kMostReplyBytesWaiting = 4 << 20;
 
 // With connections coming in numbers, one larger round costs less than two with a sleep and a
 // wake-up between them: who makes them need not wake us (docs/performance.md). As network cards do
@@ -26,7 +27,6 @@ void take_a_nap() {
   timespec nap{0, kNapNs};
   nanosleep(&nap, nullptr);
 }
-constexpr size_t kMostReplyBytesWaiting = 4 << 20;
 
 }  // namespace
 
