@@ -36,7 +36,7 @@ const HAS_OWNER = 'meta skuid != 4294967295';
 export function killswitchChains(policy: FirewallPolicy, tracking: Tracking): readonly Chain[] {
   return [
     { name: 'to_proxy', hook: undefined, rules: toProxy(policy) },
-    ...(policy.bypassUsers.length > 0 ? [{ name: 'orphaned', hook: undefined, rules: orphaned() }] : []),
+    { name: 'orphaned', hook: undefined, rules: orphaned() },
     { name: 'permitted', hook: undefined, rules: permitted(policy) },
     { name: 'refuse', hook: undefined, rules: refuse() },
     // A hook costs each packet more than its rules do, so where route_output has nothing left to do but one, this does it.
@@ -71,9 +71,8 @@ export function markInbound(policy: FirewallPolicy): readonly Rule[] {
 /** Reached by packets with our mark to the address and port of a proxy. */
 function toProxy(policy: FirewallPolicy): readonly Rule[] {
   return [
-    // Also after close(), when a socket has no owner any more, but data and FIN to send.
-    { text: `${OPENED} accept`, why: 'the rest of a connection that was permitted to open' },
     { text: `meta skuid ${policy.uid} accept`, why: 'proxyvpn itself; others can set the mark with CAP_NET_RAW' },
+    { text: 'goto orphaned', why: 'after close() a socket has no owner, but data and FIN to send' },
   ];
 }
 
@@ -189,10 +188,11 @@ const toInboundPorts = (policy: FirewallPolicy): string =>
   policy.inbound.ports === 'all' ? '' : ' ct original proto-dst @inbound_ports';
 
 /** Postrouting drops it where it did not get into the tunnel. */
-function reroutedDns({ names }: FirewallPolicy, tracking: Tracking): readonly Rule[] {
+function reroutedDns({ names, fwmark }: FirewallPolicy, tracking: Tracking): readonly Rule[] {
   if (names === undefined) return [];
   if (tracking === 'nothing') {
-    const text = `udp dport 53 fib saddr type local meta mark set ${hex(names.rerouteMark)} accept`;
+    const dns = `meta mark != ${hex(fwmark)} udp dport 53 fib saddr type local`;
+    const text = `${dns} meta mark set ${hex(names.rerouteMark)} accept`;
     return [{ text, why: 'routed again, without the interface of its socket (IP_UNICAST_IF): into the tunnel' }];
   }
   const text = `meta mark ${hex(names.rerouteMark)} udp dport 53 fib saddr type local accept`;
