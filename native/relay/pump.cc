@@ -20,6 +20,10 @@ constexpr uint32_t kCopyUpTo = 16 * 1024;            // smaller reads are copied
 constexpr uint32_t kMaxUnsent = 128 * 1024;          // stop reading when the app's window is shut
 constexpr uint32_t kMaxQueuedPerFlow = 2048 * 1024;  // sent and unacknowledged included
 constexpr uint32_t kMinShare = 64 * 1024;
+// More than fits into a processor's cache makes a hundred downloads slower, not faster
+// (docs/performance.md); but no flow needs less than this at a time to be quick.
+constexpr uint64_t kInFlight = 16 << 20;
+constexpr uint64_t kEnoughPerFlow = 256 * 1024;
 constexpr uint32_t kScarceRead = 4096;  // what an empty flow may always read, so that none starves
 constexpr uint32_t kAckAtOnce = 8192;   // larger requests are acknowledged without delay
 constexpr uint64_t kHeldAckMs = 2;
@@ -147,7 +151,9 @@ uint32_t Relay::read_allowance(const Flow& flow) const {
   uint64_t held = std::max<uint64_t>(queued_bytes_, buffers_in_use_ * sizeof(SendBuffer));
   uint64_t queued = flow.written_bytes - flow.settled_acks;
   if (held >= options_.send_limit) return queued == 0 ? kScarceRead : 0;
-  uint64_t share = options_.send_limit / std::max<uint64_t>(sending_flows_, 1);
+  uint64_t flows = std::max<uint64_t>(sending_flows_, 1);
+  uint64_t enough = std::max(kInFlight / flows, kEnoughPerFlow);
+  uint64_t share = std::min(options_.send_limit / flows, enough);
   share = std::clamp<uint64_t>(share, kMinShare, kMaxQueuedPerFlow);
   if (queued >= share) return 0;
   return driver_.send_room(flow, static_cast<uint32_t>(share));
