@@ -22,8 +22,9 @@ boot() {
   mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
   mount --bind "$root/proc/sys" "$root/proc/sys"
   mount -o remount,bind,ro "$root/proc/sys"
-  mount -t proc proc "$work/work"
-  mount --bind "$work/work/sys/net" "$root/proc/sys/net"
+  mkdir "$work/proc"
+  mount -t proc proc "$work/proc"
+  mount --bind "$work/proc/sys/net" "$root/proc/sys/net"
   rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/systemd/system/default.target" "$root/etc/resolv.conf"
   for unit in systemd-{sysctl,udevd,udev-trigger,modules-load,random-seed,binfmt,remount-fs,tmpfiles-setup}.service \
     systemd-{tmpfiles-setup-dev,sysusers,firstboot,machine-id-commit,update-utmp,pstore,journal-flush}.service \
