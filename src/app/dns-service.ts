@@ -2,11 +2,12 @@
 import dgram from 'node:dgram';
 import net from 'node:net';
 import type { Duplex } from 'node:stream';
+import type { Datagram } from '../datagram.ts';
 import { LanUpstream } from '../dns/lan-upstream.ts';
 import { type DnsName, nameFromText } from '../dns/name.ts';
 import { DEFAULT_HOLD_MS, type NameChange, type NameEntry, NameMap, type NameMapCounters } from '../dns/name-map.ts';
 import { bypassOf, type DnsConfig } from '../dns/options.ts';
-import { type Datagram, DEFAULT_TTL, type DnsCounters, DnsServer } from '../dns/server.ts';
+import { DEFAULT_TTL, type DnsCounters, DnsServer } from '../dns/server.ts';
 import { listenForStreams, type StreamListener } from '../dns/stream-listener.ts';
 import { TcpUpstream } from '../dns/tcp-upstream.ts';
 import { DNS_PORT, type Endpoint, type Upstream } from '../dns/upstream.ts';

@@ -1,4 +1,6 @@
 /** This host as the app sees it: one applier for every kind of op, and what reads the kernel. */
+
+import type { Datagram } from '../datagram.ts';
 import type { Backend } from '../firewall/backend.ts';
 import { firewallAppliers } from '../firewall/ops.ts';
 import { availableBackends, selectBackend } from '../firewall/select.ts';
@@ -8,7 +10,6 @@ import { netlinkAppliers } from '../netlink/ops.ts';
 import { linkByName } from '../netlink/read.ts';
 import type { NetlinkRequest } from '../netlink/socket.ts';
 import type { Appliers } from '../op.ts';
-import type { Datagram } from '../tunstack/datagrams.ts';
 import { TunDevice } from '../tunstack/device.ts';
 import { type Engine, startEngine } from '../tunstack/engine.ts';
 import type { FlowEvent } from '../tunstack/flow.ts';

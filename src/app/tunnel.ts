@@ -1,4 +1,6 @@
 /** One tunnel from nothing to traffic and back: the order of the steps, and what happens when one fails. */
+
+import type { Datagram } from '../datagram.ts';
 import { EXIT, ProxyVpnError } from '../errors.ts';
 import type { FirewallPolicy } from '../firewall/policy.ts';
 import type { Log } from '../log.ts';
@@ -7,7 +9,6 @@ import { connectTemplate } from '../proxy/connect.ts';
 import type { StateDirectory } from '../state/directory.ts';
 import type { Journal } from '../state/journal.ts';
 import type { JournalEntry } from '../state/journal-format.ts';
-import type { Datagram } from '../tunstack/datagrams.ts';
 import type { Engine } from '../tunstack/engine.ts';
 import type { FlowEvent } from '../tunstack/flow.ts';
 import { applierOf, applyOps } from './apply.ts';

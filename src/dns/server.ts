@@ -8,6 +8,7 @@
  *
  * No query can end it: what is malformed gets FORMERR or nothing, what fails SERVFAIL.
  */
+import type { Datagram } from '../datagram.ts';
 import { ProxyVpnError } from '../errors.ts';
 import type { Family } from '../ip.ts';
 import {
@@ -26,17 +27,6 @@ import { presentation } from './name.ts';
 import type { NameMap } from './name-map.ts';
 import { EXTENDED_ERROR, RCODE, typeName } from './numbers.ts';
 import type { Upstream } from './upstream.ts';
-
-/** A datagram and whose it is; a reply goes back with the same ends. */
-export interface Datagram {
-  readonly family: Family;
-  readonly clientAddress: string;
-  readonly clientPort: number;
-  /** Whom the client asked: the reply must seem to come from there. */
-  readonly serverAddress: string;
-  readonly serverPort: number;
-  readonly payload: Uint8Array;
-}
 
 export interface DnsServerOptions {
   readonly rules: DecisionRules;

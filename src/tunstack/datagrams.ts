@@ -1,16 +1,6 @@
 /** Encodes and decodes batches of UDP datagrams (pure). The layout is native/stack/datagrams.h. */
+import type { Datagram } from '../datagram.ts';
 import { addressBytes, addressText, type Family } from '../ip.ts';
-
-/** A datagram of a program's, or the reply to one: a reply goes back with the same ends. */
-export interface Datagram {
-  readonly family: Family;
-  readonly clientAddress: string;
-  readonly clientPort: number;
-  /** Whom the client asked: the reply seems to come from there. */
-  readonly serverAddress: string;
-  readonly serverPort: number;
-  readonly payload: Uint8Array;
-}
 
 export interface DecodedDatagrams {
   /** All records before the malformed one, if there is one. Their payloads are views of the batch. */

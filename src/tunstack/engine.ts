@@ -1,6 +1,8 @@
 /** The native engine with names instead of numbers: start, stop, counters. */
+
+import type { Datagram } from '../datagram.ts';
 import { COUNTER, type EngineOptions, type NativeEngine, native, type UpstreamAddress } from '../native.ts';
-import { type Datagram, decodeDatagrams, encodeDatagrams } from './datagrams.ts';
+import { decodeDatagrams, encodeDatagrams } from './datagrams.ts';
 import { decodeFlowEvents, type FlowEvent } from './flow.ts';
 
 /**

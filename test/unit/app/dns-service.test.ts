@@ -5,11 +5,11 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DnsService } from '../../../src/app/dns-service.ts';
 import { dnsSocket, namesFile } from '../../../src/app/state-files.ts';
+import type { Datagram } from '../../../src/datagram.ts';
 import { encodeQuery } from '../../../src/dns/codec.ts';
 import { nameFromText } from '../../../src/dns/name.ts';
 import { TYPE } from '../../../src/dns/numbers.ts';
 import { presentResponse } from '../../../src/dns/present.ts';
-import type { Datagram } from '../../../src/dns/server.ts';
 import { createStateDirectory, type StateDirectory, stateDirectory } from '../../../src/state/directory.ts';
 import { configFor } from './sample.ts';
 

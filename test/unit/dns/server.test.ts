@@ -1,10 +1,11 @@
 import { describe, expect, it } from 'vitest';
+import type { Datagram } from '../../../src/datagram.ts';
 import { bypassRules } from '../../../src/dns/bypass.ts';
 import type { Question } from '../../../src/dns/codec.ts';
 import type { DecisionRules } from '../../../src/dns/decision.ts';
 import { NameMap } from '../../../src/dns/name-map.ts';
 import { TYPE } from '../../../src/dns/numbers.ts';
-import { type Datagram, DnsServer, type DnsServerOptions } from '../../../src/dns/server.ts';
+import { DnsServer, type DnsServerOptions } from '../../../src/dns/server.ts';
 import { type Upstream, upstreamFailed } from '../../../src/dns/upstream.ts';
 import { DEFAULT_RANGE_4, DEFAULT_RANGE_6, VirtualRange } from '../../../src/dns/virtual-range.ts';
 import { addressBytes, familyOf } from '../../../src/ip.ts';

@@ -1,10 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import {
-  DATAGRAM_RECORD_BYTES,
-  type Datagram,
-  decodeDatagrams,
-  encodeDatagrams,
-} from '../../../src/tunstack/datagrams.ts';
+import type { Datagram } from '../../../src/datagram.ts';
+import { DATAGRAM_RECORD_BYTES, decodeDatagrams, encodeDatagrams } from '../../../src/tunstack/datagrams.ts';
 
 const V4: Datagram = {
   family: 4,
