@@ -1,5 +1,4 @@
 /** Flags, environment and files to one Config (pure: what is read comes in as functions). */
-import { z } from 'zod';
 import { EXIT, isSystemCallFailure, ProxyVpnError } from '../errors.ts';
 import { parseUpstream, type UpstreamUrl } from '../proxy/upstream-url.ts';
 import type { Environment } from '../state/directory.ts';
@@ -49,12 +48,6 @@ export function configOf(options: UpOptions, sources: ConfigSources): Config {
 
 /** Above any URL that parseUpstream takes, with room for comments. */
 const LONGEST_PROXY_FILE = 64 * 1024;
-const proxyFileSchema = z
-  .string()
-  .max(LONGEST_PROXY_FILE)
-  .transform((text) => text.split('\n').map((line) => line.trim()))
-  .transform((lines) => lines.filter((line) => line !== '' && !line.startsWith('#')))
-  .pipe(z.tuple([z.string()]));
 
 function proxyFromFile(file: string | undefined, sources: ConfigSources): UpstreamUrl | undefined {
   if (file === undefined) return undefined;
@@ -70,12 +63,13 @@ function proxyFromFile(file: string | undefined, sources: ConfigSources): Upstre
       exitCode: EXIT.usage,
     });
   }
-  const content = proxyFileSchema.safeParse(text);
-  if (!content.success) {
+  const lines = text.length > LONGEST_PROXY_FILE ? [] : text.split('\n').map((line) => line.trim());
+  const [url, ...more] = lines.filter((line) => line !== '' && !line.startsWith('#'));
+  if (url === undefined || more.length > 0) {
     const hint = 'write the URL alone on a line; lines that begin with # are comments';
     throw new ProxyVpnError('E_PROXY_FILE', `${file} does not hold one proxy URL`, { hint, exitCode: EXIT.usage });
   }
-  return parseFrom(file, content.data[0]);
+  return parseFrom(file, url);
 }
 
 function proxyFromEnvironment(environment: Environment): UpstreamUrl {

@@ -5,7 +5,8 @@ import { stateDirectory, stateRoot } from '../state/directory.ts';
 import { runTunnel, stackOf } from './daemon.ts';
 import { errorDocument } from './error-document.ts';
 import { settleSoon } from './idle-memory.ts';
-import { decodeLaunch, type LaunchReport } from './launch.ts';
+import type { LaunchReport } from './launch.ts';
+import { decodeLaunch } from './launch-schema.ts';
 
 /** @returns what the process exits with, once the tunnel has ended */
 export async function runDaemon(): Promise<ExitCode> {

@@ -40,6 +40,8 @@ export interface Host {
   selfTestDns(): Promise<void>;
   /** The packet filter that `firewall.load` uses. @throws ProxyVpnError E_FIREWALL_UNAVAILABLE, E_FIREWALL_PERMISSION */
   backend(): Promise<Backend>;
+  /** Begins to look for it in the background, for then nobody waits for it later. */
+  lookForBackend(): void;
 }
 
 /** @throws ProxyVpnError E_ADDON, at the first use of the kernel */
@@ -63,6 +65,9 @@ export function openHost(): Host {
     selfTest,
     selfTestDns: async () => (await import('./dns-client.ts')).selfTestDns(),
     backend: select,
+    lookForBackend: () => {
+      select().catch(() => {});
+    },
   };
 }
 

@@ -9,8 +9,10 @@ import { z } from 'zod';
 import { nameFromText } from '../dns/name.ts';
 import { dohUrl, virtualPrefixes } from '../dns/options.ts';
 import { canonicalAddress, parsePrefix, prefixText } from '../ip.ts';
+import { Credentials } from '../proxy/credentials.ts';
 import { parseUpstream, upstreamEndpoint } from '../proxy/upstream-url.ts';
 import { parseTunnelName } from '../state/directory.ts';
+import type { Launch } from './launch.ts';
 import { interfaceName } from './option-values.ts';
 
 /** Whether `parse`, which reads what a user types, takes it as it is. */
@@ -100,10 +102,23 @@ const config = z.strictObject({
   allowInbound: z.strictObject({ ports: z.union([z.literal('all'), z.array(port)]), sshPeer: flag }),
 });
 
-export const launchSchema = z.strictObject({
+const launchSchema = z.strictObject({
   config,
   secret: optional(z.strictObject({ user: word, password: word })),
   claimedSession: optional(
     z.strictObject({ family, localAddress: address, localPort: port, remoteAddress: address, remotePort: port }),
   ),
 });
+
+/**
+ * The inverse of `encodeLaunch`.
+ * @throws Error for what that cannot have written: it need not come from there
+ */
+export function decodeLaunch(text: string): Launch {
+  const read = launchSchema.safeParse(JSON.parse(text));
+  // Names what is wrong, but no value.
+  if (!read.success) throw new Error(`not a launch: ${z.prettifyError(read.error)}`);
+  const { config, secret, claimedSession } = read.data;
+  const credentials = secret && new Credentials(secret.user, secret.password);
+  return { config: { ...config, upstream: { ...config.upstream, credentials } }, claimedSession };
+}

@@ -2,14 +2,11 @@
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import readline from 'node:readline';
-import { z } from 'zod';
 import { ProxyVpnError } from '../errors.ts';
 import type { Connection } from '../firewall/policy.ts';
-import { Credentials } from '../proxy/credentials.ts';
 import { createStateDirectory, type StateDirectory } from '../state/directory.ts';
 import type { Config } from './config.ts';
 import { type ErrorDocument, errorFromDocument } from './error-document.ts';
-import { launchSchema } from './launch-schema.ts';
 import type { StatusDocument } from './report.ts';
 import { selfCommand } from './self-command.ts';
 import { logFile } from './state-files.ts';
@@ -26,24 +23,14 @@ export type LaunchReport =
   | { readonly is: 'ready'; readonly status: StatusDocument }
   | { readonly is: 'error'; readonly error: ErrorDocument };
 
-/** Credentials hide from every serializer, so here, and only here, they are taken out by name. */
+/**
+ * For `decodeLaunch` in launch-schema.ts. Credentials hide from every serializer, so here, and only here, they are
+ * taken out by name.
+ */
 export function encodeLaunch({ config, claimedSession }: Launch): string {
   const { credentials, ...upstream } = config.upstream;
   const secret = credentials && { user: credentials.user, password: credentials.password };
   return JSON.stringify({ config: { ...config, upstream }, secret, claimedSession });
-}
-
-/**
- * The inverse.
- * @throws Error for what `encodeLaunch` cannot have written: it need not come from there
- */
-export function decodeLaunch(text: string): Launch {
-  const read = launchSchema.safeParse(JSON.parse(text));
-  // Names what is wrong, but no value.
-  if (!read.success) throw new Error(`not a launch: ${z.prettifyError(read.error)}`);
-  const { config, secret, claimedSession } = read.data;
-  const credentials = secret && new Credentials(secret.user, secret.password);
-  return { config: { ...config, upstream: { ...config.upstream, credentials } }, claimedSession };
 }
 
 /**

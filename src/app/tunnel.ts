@@ -95,7 +95,10 @@ export class Tunnel {
    * @throws ProxyVpnError of the step that failed
    */
   async bringUp(signal: AbortSignal): Promise<void> {
-    const { config, warn } = this.#context;
+    const { config, host, warn } = this.#context;
+    // The kernel looks at the packet filter's rules while this thread evaluates the DNS server.
+    host.lookForBackend();
+    if (config.dns.mode !== 'direct') loadDnsService().catch(() => {});
     const { journal, inForce } = await takeOver(this.#context);
     this.#journal = journal;
     this.#standing = inForce;
@@ -304,11 +307,10 @@ export class Tunnel {
     );
   }
 
-  /** Loaded only where it is needed: it is half of the program. */
   async #startDns(plan: Plan, snapshot: Snapshot): Promise<DnsService | undefined> {
     const { config, directory, onDnsProblem } = this.#context;
     if (config.dns.mode === 'direct') return undefined;
-    const { DnsService } = await import('./dns-service.ts');
+    const { DnsService } = await loadDnsService();
     return DnsService.start({
       dns: config.dns,
       directory,
@@ -342,6 +344,9 @@ export class Tunnel {
     }
   }
 }
+
+/** Only where it is needed: it is half of the program. */
+const loadDnsService = (): Promise<typeof import('./dns-service.ts')> => import('./dns-service.ts');
 
 function carriesIpv6({ prepare }: Plan): boolean {
   return prepare.some((op) => op.kind === 'address.add' && op.family === 6);

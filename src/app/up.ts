@@ -1,4 +1,5 @@
 /** The command `up`: as a daemon, in the foreground, or as a dry run. */
+import fs from 'node:fs';
 import { EXIT, type ExitCode } from '../errors.ts';
 import { stateDirectory, stateRoot } from '../state/directory.ts';
 import { requireNetAdmin } from './capability.ts';
@@ -8,12 +9,11 @@ import { hostSources } from './config-sources.ts';
 import { type Launch, startDaemon } from './launch.ts';
 import { type StatusDocument, upText } from './report.ts';
 import { findSshSession } from './ssh-session.ts';
-import { pendingOf, standingEntry } from './standing.ts';
 import type { Terminal } from './terminal.ts';
 
 /** @throws ProxyVpnError of the configuration, the daemon, or the step that failed */
 export async function runUp(options: UpOptions, terminal: Terminal): Promise<ExitCode> {
-  const config = withStandingKillswitch(configOf(options, hostSources()), (text) => terminal.warn(text));
+  const config = await withStandingKillswitch(configOf(options, hostSources()), (text) => terminal.warn(text));
   const launch: Launch = { config, claimedSession: findSshSession(process.env, process.ppid) };
   // The process that only starts the daemon does without what changes the host.
   if (options.dryRun) return (await import('./dry-run.ts')).dryRun(launch, terminal);
@@ -35,9 +35,14 @@ export async function runUp(options: UpOptions, terminal: Terminal): Promise<Exi
 }
 
 /** A killswitch that stands is not opened by a tunnel without one. */
-function withStandingKillswitch(config: Config, warn: (text: string) => void): Config {
-  const anywhere = stateRoot(process.env, undefined, () => true);
-  if (config.killswitch || !standingEntry(pendingOf(stateDirectory(config.name, anywhere)))) return config;
+async function withStandingKillswitch(config: Config, warn: (text: string) => void): Promise<Config> {
+  const directory = stateDirectory(
+    config.name,
+    stateRoot(process.env, undefined, () => true),
+  );
+  if (config.killswitch || !fs.existsSync(directory.journalFile)) return config;
+  const { pendingOf, standingEntry } = await import('./standing.ts');
+  if (!standingEntry(pendingOf(directory))) return config;
   warn('the killswitch is on (proxyvpn killswitch status), so this tunnel has one too');
   return { ...config, killswitch: true };
 }

@@ -6,7 +6,6 @@ import {
   commandError,
   firstLine,
   isPermission,
-  type Opened,
   type Purpose,
   permissionError,
   verifyError,
@@ -32,8 +31,15 @@ interface Nft {
 /** include/nftables/libnftables.h, NFT_CTX_OUTPUT_JSON */
 const OUTPUT_JSON = 1 << 4;
 
+export interface NftBackend extends Backend {
+  /** Every table of the host, as `family name`: what iptables made over nf_tables is among them. */
+  tables(): Promise<readonly string[]>;
+}
+
+type OpenedNft = NftBackend | { readonly unavailable: string };
+
 /** libnftables in this process: CAP_NET_ADMIN is enough. PROXYVPN_LIBNFTABLES names another file. */
-export async function openLibnftables(purpose: Purpose): Promise<Opened> {
+export async function openLibnftables(purpose: Purpose): Promise<OpenedNft> {
   const addon = native();
   const why = addon.nftLoad(process.env['PROXYVPN_LIBNFTABLES'] || 'libnftables.so.1');
   if (why !== null) return { unavailable: why };
@@ -46,7 +52,7 @@ export async function openLibnftables(purpose: Purpose): Promise<Opened> {
 }
 
 /** The nft program, for root only. */
-export async function openNft(purpose: Purpose): Promise<Opened> {
+export async function openNft(purpose: Purpose): Promise<OpenedNft> {
   if (!isRoot()) return { unavailable: 'only as root' };
   const version = await runTool('nft', ['--version']);
   if (version.rc !== 0) return { unavailable: firstLine(version.err) };
@@ -58,7 +64,7 @@ export async function openNft(purpose: Purpose): Promise<Opened> {
   return openNftables(nft, purpose);
 }
 
-async function openNftables(nft: Nft, purpose: Purpose): Promise<Opened> {
+async function openNftables(nft: Nft, purpose: Purpose): Promise<OpenedNft> {
   const everyRule = nftText(rulesetOf(EVERY_RULE, { isUntracked: true }));
   const answer = purpose === 'load' ? await nft.run(everyRule, true) : await nft.list(['tables']);
   if (answer.rc === 0) return nftBackend(nft);
@@ -67,17 +73,19 @@ async function openNftables(nft: Nft, purpose: Purpose): Promise<Opened> {
   return { unavailable: why };
 }
 
-function nftBackend(nft: Nft): Backend {
+function nftBackend(nft: Nft): NftBackend {
   const wanted = async (policy: FirewallPolicy): Promise<Ruleset> =>
     rulesetOf(policy, { isUntracked: !(await neededState(() => list(nft, ['chains']), policy.table)) });
   const verify = async (ruleset: Ruleset): Promise<void> => {
     const found = differences(ruleset, await list(nft, ['table', 'inet', ruleset.table]));
     if (found.length > 0) throw verifyError(ruleset.table, found);
   };
-  const isLoaded = async (table: string): Promise<boolean> =>
-    (await list(nft, ['tables'])).some(({ table: found }) => found?.family === 'inet' && found.name === table);
+  const tables = async (): Promise<readonly string[]> =>
+    (await list(nft, ['tables'])).flatMap(({ table }) => (table ? [`${table.family} ${table.name}`] : []));
+  const isLoaded = async (table: string): Promise<boolean> => (await tables()).includes(`inet ${table}`);
   return {
     name: nft.name,
+    tables,
     isLoaded,
     async load(policy) {
       const ruleset = await wanted(policy);

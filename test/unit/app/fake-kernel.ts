@@ -66,6 +66,7 @@ export class FakeKernel {
       selfTest: async () => this.#change('self-test', () => {}),
       selfTestDns: async () => this.#change('self-test of DNS', () => {}),
       backend: async () => this.#backend(),
+      lookForBackend: () => {},
     };
   }
 

@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { parseArguments } from '../../../src/app/cli.ts';
 import { configOf } from '../../../src/app/config.ts';
-import { decodeLaunch, encodeLaunch, type Launch } from '../../../src/app/launch.ts';
+import { encodeLaunch, type Launch } from '../../../src/app/launch.ts';
+import { decodeLaunch } from '../../../src/app/launch-schema.ts';
 
 function launchOf(...argv: string[]): Launch {
   const command = parseArguments(['up', ...argv]);
