@@ -2,13 +2,18 @@
 #include "relay/dialer.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 namespace relay {
 namespace {
@@ -16,6 +21,9 @@ namespace {
 // 6 probes, 10 s apart, after the idle time: a dead proxy is noticed a minute later.
 constexpr int kProbeInterval_s = 10;
 constexpr int kProbes = 6;
+
+constexpr size_t kMostSpares = 64;
+constexpr size_t kSparesToTry = 4;
 
 std::string address_text(const wire::FlowKey& key, const uint32_t* address) {
   if (!key.is_v6()) {  // every connection pays for it, and inet_ntop() goes through printf()
@@ -55,16 +63,64 @@ void limit_receive_queue(int fd, uint32_t bytes) {
     set(fd, SOL_SOCKET, SO_RCVBUF, static_cast<int>(bytes));
 }
 
-int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
-  int family = upstream.address.ss_family;
+base::Result<base::UniqueFd> SocketDialer::make_socket(int family) {
   base::UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd) return -errno;
+  if (!fd) return base::Failure{"socket", errno};
   if (family != AF_UNIX) {
     // Before connect(): the SYN already has to carry it, or it is routed into our own TUN.
-    if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_))) return -errno;
+    if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_)))
+      return base::Failure{"SO_MARK", errno};
     // On a socket that connects: the handshake's last ACK waits for the request, which follows at
     // once (tcp_rcv_synsent_state_process() in net/ipv4/tcp_input.c). A packet less per connection.
     set(fd.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, 1);
+  }
+  return fd;
+}
+
+// A spare is free once its own FIN is acknowledged: else to dissolve the association would end the
+// FIN's retransmission, and the proxy would never learn of the end.
+base::UniqueFd SocketDialer::take_spare(int family) {
+  size_t tries = std::min(spares_.size(), kSparesToTry);
+  for (auto spare = spares_.rbegin(); tries > 0; ++spare, --tries) {
+    int unacknowledged = 0;
+    if (spare->family != family || ioctl(spare->fd.get(), SIOCOUTQ, &unacknowledged) < 0 ||
+        unacknowledged > 0)
+      continue;
+    base::UniqueFd fd = std::move(spare->fd);
+    spares_.erase(std::next(spare).base());
+    least_spares_ = std::min(least_spares_, spares_.size());
+    sockaddr none{};
+    none.sa_family = AF_UNSPEC;  // connect(2): dissolves the association
+    if (connect(fd.get(), &none, sizeof none) < 0) fd.reset();
+    return fd;
+  }
+  return {};
+}
+
+void SocketDialer::recycle(base::UniqueFd fd) {
+  int family = AF_UNSPEC;
+  socklen_t length = sizeof family;
+  if (spares_.size() >= kMostSpares ||
+      getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 || family == AF_UNIX)
+    return;
+  // A failure is no matter: what the other end has reset is at its end as well.
+  shutdown(fd.get(), SHUT_WR);
+  spares_.push_back({std::move(fd), family});
+}
+
+void SocketDialer::trim() {
+  auto unused = static_cast<std::ptrdiff_t>(std::min(least_spares_, spares_.size()));
+  spares_.erase(spares_.begin(), spares_.begin() + unused);
+  least_spares_ = spares_.size();
+}
+
+int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
+  int family = upstream.address.ss_family;
+  base::UniqueFd fd = take_spare(family);
+  if (!fd) {
+    auto made = make_socket(family);
+    if (!made) return -made.failure().error;
+    fd = std::move(made.value());
   }
   in_progress = false;
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) <

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
 #include "base/unique_fd.h"
 #include "wire/flow_key.h"
 
@@ -30,21 +31,40 @@ class Dialer {
   virtual ~Dialer() = default;
   /// A non-blocking socket that is connecting, or -errno. `in_progress` is false once connected.
   virtual int dial(const UpstreamAddress& upstream, bool& in_progress) = 0;
+  /// Takes a socket of dial() that has read the other end's FIN and has nothing more to send, out
+  /// of every epoll set and with the options that dial() gave it. It may be dialled again.
+  virtual void recycle(base::UniqueFd) {}
+  /// Closes the recycled sockets that nobody needed since the last call, a second or so ago.
+  virtual void trim() {}
+  virtual bool has_spares() const { return false; }
 };
 
 class SocketDialer final : public Dialer {
  public:
   explicit SocketDialer(uint32_t fwmark) : fwmark_(fwmark) {}
   int dial(const UpstreamAddress& upstream, bool& in_progress) override;
+  void recycle(base::UniqueFd fd) override;
+  void trim() override;
+  bool has_spares() const override { return !spares_.empty(); }
 
  private:
+  struct Spare {
+    base::UniqueFd fd;
+    int family;
+  };
+  base::UniqueFd take_spare(int family);
+  base::Result<base::UniqueFd> make_socket(int family);
+
   uint32_t fwmark_;
+  std::vector<Spare> spares_;  // oldest first
+  size_t least_spares_ = 0;    // since the last trim()
 };
+
+/// TCP_NODELAY, tcp(7).
+void send_without_delay(int fd);
 
 /// Keepalive probes of the kernel's after `idle_s` seconds. Called once a socket has been idle that
 /// long, so that short connections do not pay four system calls for it.
-/// TCP_NODELAY, tcp(7).
-void send_without_delay(int fd);
 void enable_keepalive(int fd, uint32_t idle_s);
 
 /// Ends the growth of the socket's receive queue: about `bytes` at a time, socket(7) SO_RCVBUF.

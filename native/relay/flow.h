@@ -66,9 +66,10 @@ struct Flow : stack::Connection {
   bool has_keepalive : 1 = false;  // the kernel probes the upstream
   bool has_sent : 1 = false;       // bytes of the app
   bool sends_without_delay : 1 = false;
-  bool is_predialled : 1 = false;  // its socket was open before
-  bool is_sending : 1 = false;     // has unacknowledged bytes towards the app
-  bool is_held_back : 1 = false;   // its upstream has bytes that may not be read yet
+  bool is_predialled : 1 = false;      // its socket was open before
+  bool is_sending : 1 = false;         // has unacknowledged bytes towards the app
+  bool has_bounded_queue : 1 = false;  // of the kernel, towards us
+  bool is_held_back : 1 = false;       // its upstream has bytes that may not be read yet
   bool is_counted_active : 1 = false;
   bool is_dns : 1 = false;     // goes to the DNS socket, not to the proxy
   bool is_buried : 1 = false;  // in the list of flows about to be freed

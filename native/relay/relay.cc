@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace relay {
 namespace {
@@ -16,6 +17,7 @@ constexpr size_t kMaxReportedHead = 2048;
 constexpr uint64_t kLimitNoticeEveryMs = 1000;
 constexpr uint64_t kUnboundedShare = 1 << 20;  // of the kernel's receive queues, bytes
 constexpr uint64_t kLeastShare = 64 << 10;
+constexpr uint64_t kMostBytesOfRecycled = 256 << 10;
 constexpr size_t kMaxUpstreams = 64;  // a flow counts them in a byte
 constexpr std::string_view kHealthText = "proxyvpn\n";
 
@@ -163,7 +165,8 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
 void Relay::bound_receive_queue(Flow& flow) {
   uint64_t crowd = std::max<uint64_t>(sending_flows_ + held_back_flows_ + stats_.pending, 1);
   uint64_t share = options_.send_limit / crowd;
-  if (share < kUnboundedShare)
+  flow.has_bounded_queue = share < kUnboundedShare;
+  if (flow.has_bounded_queue)
     limit_receive_queue(flow.fd, static_cast<uint32_t>(std::max(share, kLeastShare)));
 }
 
@@ -313,10 +316,19 @@ void Relay::close_socket(Flow& flow) {
     linger hard{1, 0};
     setsockopt(flow.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
   }
-  ::close(flow.fd);
-  flow.fd = -1;
+  base::UniqueFd fd(std::exchange(flow.fd, -1));
+  if (is_recyclable(flow) && epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd.get(), nullptr) == 0)
+    dialer_.recycle(std::move(fd));
   hold_back(flow, false);
   flow.can_read = flow.can_write = false;
+}
+
+// One that ended in order, and whose buffers and options are as new.
+bool Relay::is_recyclable(const Flow& flow) const {
+  bool is_over = flow.upstream_finished && flow.fin_to_upstream && !flow.was_reset;
+  bool is_as_new = !flow.has_keepalive && !flow.has_bounded_queue &&
+                   flow.written_bytes + flow.to_upstream_bytes <= kMostBytesOfRecycled;
+  return is_over && is_as_new && !flow.is_dns;
 }
 
 void Relay::kill(Flow& flow) {
@@ -391,7 +403,8 @@ int Relay::timeout_ms() const {
   };
   for (const std::deque<Due>* queue : {&held_acks_, &silent_, &slow_})
     if (!queue->empty()) earlier(queue->front().due_ms);
-  if (stack_.size() > 0 || options_.predial > 0) earlier((now_ms_ / 1000 + 1) * 1000);
+  if (stack_.size() > 0 || options_.predial > 0 || dialer_.has_spares())
+    earlier((now_ms_ / 1000 + 1) * 1000);
   return timeout;
 }
 

@@ -135,6 +135,7 @@ class Relay final : public stack::Owner {
   void abort_app(Flow& flow);
   void settle(Flow& flow);
   void close_socket(Flow& flow);
+  bool is_recyclable(const Flow& flow) const;
   void kill(Flow& flow);
   void bury(Flow& flow);
   void work(Flow& flow);

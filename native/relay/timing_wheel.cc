@@ -45,6 +45,7 @@ void Relay::run_wheel() {
     Flow* flow = wheel_[wheel_now_s_ % kWheelSlots];
     wheel_[wheel_now_s_ % kWheelSlots] = nullptr;
     refill_predialled();
+    dialer_.trim();
     while (flow) {
       Flow* next = flow->wheel_next;
       if (next) next->wheel_previous = nullptr;

@@ -7,7 +7,7 @@
  * as the daemon says that it lives: a crash without the killswitch fails open (decision 0003).
  */
 import type { FirewallPolicy, NamesPolicy } from './policy.ts';
-import { both, type Chain, hex, type NamedSet, OPENED, PRIORITY, type Rule } from './rule.ts';
+import { both, type Chain, hex, type NamedSet, OPENED, ofProxies, PRIORITY, type Rule } from './rule.ts';
 
 /** Refreshed by `Backend.keepAlive`: what is refused without the killswitch is refused only while this holds. */
 export const ALIVE: NamedSet = {
@@ -82,7 +82,7 @@ function permitted(policy: FirewallPolicy, { localResolvers }: NamesPolicy): rea
     ...(localResolvers.length > 0
       ? both('proxyvpn asks for a local name', ({ ip, family }) => `${ours} ${ip} daddr @resolvers${family} accept`)
       : []),
-    ...both('to a proxy', ({ ip, family }) => `${ours} ${ip} daddr . tcp dport @proxies${family} accept`),
+    ...ofProxies(policy, 'destination', 'to a proxy', (match) => `${ours} ${match} accept`),
     ...bypassUsers(policy, 'accept'),
     { text: 'ct direction reply accept', why: 'the answer to a client that asks from port 53' },
     { text: `meta l4proto tcp ${OPENED} accept`, why: 'of a connection that was let through, or is older' },

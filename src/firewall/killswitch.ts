@@ -22,6 +22,7 @@ import {
   hex,
   OPENED,
   OPENS,
+  ofProxies,
   PRIORITY,
   type Rule,
   type Tracking,
@@ -89,9 +90,11 @@ function ofTunnel(policy: FirewallPolicy): readonly Rule[] {
   const into = `oifname "${policy.tun.name}" meta l4proto tcp accept`;
   return [
     ...both('the tunnel carries TCP', ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} ${into}`),
-    ...both(
+    ...ofProxies(
+      policy,
+      'destination',
       'to a proxy; the tunnel lives on it',
-      ({ ip, family }) => `meta mark ${hex(policy.fwmark)} ${ip} daddr . tcp dport @proxies${family} jump to_proxy`,
+      (match) => `meta mark ${hex(policy.fwmark)} ${match} jump to_proxy`,
     ),
     stays,
   ];

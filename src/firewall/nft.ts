@@ -16,7 +16,7 @@ import { neededState } from './neighbours.ts';
 import { differences, type NftObject, parseNft } from './nft-readback.ts';
 import type { FirewallPolicy } from './policy.ts';
 import { nftSetText, nftText, type Ruleset } from './rule.ts';
-import { checkTableName, rulesetOf, setsOf } from './ruleset.ts';
+import { checkTableName, rulesetOf } from './ruleset.ts';
 import { isRoot, runTool } from './tool.ts';
 
 /** Speaks nft's language, whichever way. */
@@ -83,15 +83,18 @@ function nftBackend(nft: Nft): NftBackend {
   const tables = async (): Promise<readonly string[]> =>
     (await list(nft, ['tables'])).flatMap(({ table }) => (table ? [`${table.family} ${table.name}`] : []));
   const isLoaded = async (table: string): Promise<boolean> => (await tables()).includes(`inet ${table}`);
+  const load = async (policy: FirewallPolicy): Promise<void> => {
+    const ruleset = await wanted(policy);
+    await change(nft, nftText(ruleset), 'E_FIREWALL_LOAD', `cannot load the table inet ${policy.table}`);
+    await verify(ruleset);
+  };
   return {
     name: nft.name,
     tables,
     isLoaded,
-    async load(policy) {
-      const ruleset = await wanted(policy);
-      await change(nft, nftText(ruleset), 'E_FIREWALL_LOAD', `cannot load the table inet ${policy.table}`);
-      await verify(ruleset);
-    },
+    load,
+    // The proxies stand in the rules: one transaction replaces them all.
+    updateProxies: load,
     async verify(policy) {
       await verify(await wanted(policy));
     },
@@ -103,15 +106,6 @@ function nftBackend(nft: Nft): NftBackend {
     },
     async keepAlive({ table }) {
       await change(nft, nftSetText(table, [ALIVE]), 'E_FIREWALL_LOAD', `cannot refresh the table inet ${table}`);
-    },
-    async updateProxies(policy) {
-      const ruleset = await wanted(policy);
-      const proxySets = setsOf(policy).filter(
-        ({ name }) => /^proxies[46]$/.test(name) && ruleset.sets.some((used) => used.name === name),
-      );
-      if (proxySets.length > 0)
-        await change(nft, nftSetText(policy.table, proxySets), 'E_FIREWALL_LOAD', 'cannot replace the proxies');
-      await verify(ruleset);
     },
   };
 }

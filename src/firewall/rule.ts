@@ -1,5 +1,5 @@
 /** The words of a ruleset: what a rule, a chain, a set and a table are, and their nft text (pure). */
-import type { Family } from '../ip.ts';
+import { endpointText, type Family, familyOf } from '../ip.ts';
 import type { FirewallPolicy } from './policy.ts';
 
 /**
@@ -68,6 +68,28 @@ export const tunAddress = ({ tun }: FirewallPolicy, family: Family): string =>
 /** The same rule for IPv4 and for IPv6. */
 export function both(why: string, text: (words: FamilyWords) => string): readonly Rule[] {
   return FAMILIES.map((words) => ({ text: text(words), why }));
+}
+
+/** To look an endpoint up in a set costs as much as 20 comparisons, and most have a proxy or two (docs/performance.md). */
+const MOST_COMPARED = 8;
+
+/** A rule for each proxy, or of each family for all in a set. @param at where the proxy stands in the packet */
+export function ofProxies(
+  { proxies }: FirewallPolicy,
+  at: 'source' | 'destination',
+  why: string,
+  text: (match: string) => string,
+): readonly Rule[] {
+  const [address, port] = at === 'source' ? ['saddr', 'tcp sport'] : ['daddr', 'tcp dport'];
+  return FAMILIES.flatMap(({ family, ip }): readonly Rule[] => {
+    const ours = proxies.filter((proxy) => familyOf(proxy.address) === family);
+    if (ours.length > MOST_COMPARED) return [{ text: text(`${ip} ${address} . ${port} @proxies${family}`), why }];
+    return ours.map((proxy) => ({
+      text: text(`${ip} ${address} ${proxy.address} ${port} ${proxy.port}`),
+      // What verification reads back.
+      why: `${why}: ${endpointText(proxy.address, proxy.port)}`,
+    }));
+  });
 }
 
 /** The commands that replace the table: nft takes them as one transaction, so that no instant is without rules. */

@@ -25,6 +25,7 @@ import {
   hex,
   type NamedSet,
   OPENED,
+  ofProxies,
   PRIORITY,
   type Rule,
   type Ruleset,
@@ -91,7 +92,7 @@ function checkNames({ ranges, localResolvers, rerouteMark }: NamesPolicy): void 
 const policyError = (what: string): ProxyVpnError =>
   new ProxyVpnError('E_FIREWALL_POLICY', what, { exitCode: EXIT.usage });
 
-export function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
+function setsOf(policy: FirewallPolicy): readonly NamedSet[] {
   const ports = policy.inbound.ports === 'all' ? [] : policy.inbound.ports;
   return [
     ...FAMILIES.flatMap(({ family, type }): readonly NamedSet[] => [
@@ -177,10 +178,11 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
           `from the tunnel: ${why}`,
           ({ ip, family }) => `${ip} daddr ${tunAddress(policy, family)} iifname ${tun} notrack accept`,
         ),
-        ...both(
+        ...ofProxies(
+          policy,
+          'source',
           `from a proxy: ${why}`,
-          ({ ip, family }) =>
-            `${ip} saddr . tcp sport @proxies${family} iifname != ${tun} notrack meta mark set ${mark} accept`,
+          (match) => `${match} iifname != ${tun} notrack meta mark set ${mark} accept`,
         ),
       ],
     },
@@ -192,9 +194,11 @@ function rawChains(policy: FirewallPolicy): readonly Chain[] {
           `into the tunnel: ${why}`,
           ({ ip, family }) => `${ip} saddr ${tunAddress(policy, family)} notrack accept`,
         ),
-        ...both(
+        ...ofProxies(
+          policy,
+          'destination',
           `to a proxy: ${why}`,
-          ({ ip, family }) => `meta mark ${mark} ${ip} daddr . tcp dport @proxies${family} notrack accept`,
+          (match) => `meta mark ${mark} ${match} notrack accept`,
         ),
       ],
     },
@@ -248,10 +252,11 @@ function ofTunnel(policy: FirewallPolicy, tracking: Tracking): readonly Rule[] {
   const tun = `"${policy.tun.name}"`;
   const fromProxy: readonly Rule[] =
     tracking === 'nothing'
-      ? both(
+      ? ofProxies(
+          policy,
+          'source',
           'from a proxy, for this host: strict rp_filter',
-          ({ ip, family }) =>
-            `${ip} saddr . tcp sport @proxies${family} iifname != ${tun} meta mark set ${mark} return`,
+          (match) => `${match} iifname != ${tun} meta mark set ${mark} return`,
         )
       : [{ text: `meta mark ${mark} return`, why: 'from a proxy: marked in raw_prerouting' }];
   return [

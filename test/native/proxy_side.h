@@ -78,6 +78,7 @@ class ProxySide {
   int dns_error = 0;                    // the DNS socket fails with it
   int engine_send_buffer = 0;           // SO_SNDBUF of the relay's end, of pairs
   size_t dials = 0;
+  size_t recycled = 0;  // sockets that the relay gave back, which are closed here
   std::vector<std::unique_ptr<ProxyEnd>> ends;
 
  private:
@@ -94,6 +95,7 @@ class ForwardingDialer final : public relay::Dialer {
   int dial(const relay::UpstreamAddress& upstream, bool& in_progress) override {
     return proxy_.dial(upstream, in_progress);
   }
+  void recycle(base::UniqueFd) override { proxy_.recycled++; }
 
  private:
   ProxySide& proxy_;

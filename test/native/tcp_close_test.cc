@@ -362,6 +362,44 @@ TEST("an app that vanishes in mid-transfer is given up, reset, and so is its ups
   }
 }
 
+TEST("a small flow that has ended in order gives its socket back, whoever ended first") {
+  for (bool app_is_first : {false, true}) {
+    CheckedLab lab;
+    auto pair = lab.open();
+    REQUIRE(pair);
+    pair.app->send("GET /");
+    if (app_is_first) pair.app->close();
+    REQUIRE(lab.until([&] { return pair.proxy->received_text() == "GET /"; }, 100));
+    pair.proxy->send("hello");
+    pair.proxy->finish();
+    REQUIRE(lab.until([&] { return pair.app->received_text() == "hello"; }, 100));
+    CHECK_EQ(lab.proxy.recycled, app_is_first ? 1u : 0u);
+    if (!app_is_first) pair.app->close();
+    CHECK(lab.until([&] { return pair.app->is_closed() && pair.proxy->has_eof; }, 100));
+    CHECK(lab.until([&] { return lab.proxy.recycled == 1; }, 100));
+  }
+}
+
+TEST("a socket with buffers that have grown is closed, not given back") {
+  CheckedLab lab;
+  auto pair = lab.open();
+  REQUIRE(pair);
+  exchange(lab, pair, 1000, 1'000'000);
+  lab.advance(5000);
+  CHECK_EQ(lab.proxy.recycled, 0u);
+}
+
+TEST("a socket of a flow that was reset is closed, not given back") {
+  CheckedLab lab;
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.proxy->finish();
+  REQUIRE(lab.until([&] { return pair.app->has_eof; }, 100));
+  pair.app->reset();
+  CHECK(lab.until([&] { return lab.counter(Counter::kActiveFlows) == 0; }, 100));
+  CHECK_EQ(lab.proxy.recycled, 0u);
+}
+
 TEST("CLOSE_WAIT does not pile up: apps that close are gone once their upstreams are") {
   CheckedLab lab;
   std::vector<Lab::Pair> pairs;

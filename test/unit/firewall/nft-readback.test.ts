@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { differences, type NftObject, parseNft } from '../../../src/firewall/nft-readback.ts';
 import type { Ruleset } from '../../../src/firewall/rule.ts';
 import { rulesetOf } from '../../../src/firewall/ruleset.ts';
-import { WIDE } from './policies.ts';
+import { STRICT, WIDE } from './policies.ts';
 
 const WANTED = rulesetOf(WIDE, { isUntracked: true });
 
@@ -44,13 +44,19 @@ describe('differences', () => {
     ).toEqual([]);
   });
 
-  it.each<[string, readonly NftObject[], string]>([
+  it.each<[string, readonly NftObject[], string, Ruleset?]>([
     ['no table', [], 'the table is missing'],
     ['no chain', changed((o) => (o.chain?.name === 'output' ? undefined : o)), 'chain output is missing'],
     [
       'a rule too few',
       changed((o) => (o.rule?.comment === 'everything else' ? undefined : o)),
       'chain output has other rules (7 found, 8 wanted)',
+    ],
+    [
+      'the rules for another proxy',
+      listed(rulesetOf({ ...STRICT, proxies: [{ address: '192.0.2.9', port: 3128 }] }, { isUntracked: true })),
+      'chain output has other rules (8 found, 8 wanted)',
+      rulesetOf({ ...STRICT, proxies: [{ address: '192.0.2.1', port: 3128 }] }, { isUntracked: true }),
     ],
     [
       'a foreign rule',
@@ -87,8 +93,8 @@ describe('differences', () => {
       changed((o) => (o.set?.name === 'bypass6' ? { set: { name: 'bypass6' } } : o)),
       'set bypass6 has other elements',
     ],
-  ])('finds %s', (_, found, text) => {
-    expect(differences(WANTED, found)).toContain(text);
+  ])('finds %s', (_, found, text, wanted = WANTED) => {
+    expect(differences(wanted, found)).toContain(text);
   });
 
   it('knows an element with extras, and an address in another spelling', () => {

@@ -27,7 +27,11 @@ export const STRICT: FirewallPolicy = { ...MARKS_ONLY, killswitch: true };
 export const WIDE: FirewallPolicy = {
   ...STRICT,
   table: 'proxyvpn-work',
-  proxies: [...STRICT.proxies, { address: '192.0.2.2', port: 8080 }, { address: '2001:db8::2', port: 8080 }],
+  // More than are compared one by one.
+  proxies: Array.from({ length: 9 }, (_, i) => [
+    { address: `192.0.2.${i + 1}`, port: 3128 + i },
+    { address: `2001:db8::${i + 1}`, port: 3128 + i },
+  ]).flat(),
   allowDns: ['192.0.2.53', '2001:db8::53'],
   allowLan: true,
   bypass: ['198.51.100.0/24', '198.51.100.128/25', '2001:db8:1::/48', '2001:db8:1:2::/64'],

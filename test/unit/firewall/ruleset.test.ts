@@ -2,7 +2,7 @@ import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { FirewallPolicy } from '../../../src/firewall/policy.ts';
 import { nftSetText, nftText, type Ruleset } from '../../../src/firewall/rule.ts';
-import { disjointPrefixes, rulesetOf, setsOf } from '../../../src/firewall/ruleset.ts';
+import { disjointPrefixes, rulesetOf } from '../../../src/firewall/ruleset.ts';
 import { ALL_INBOUND, MARKS_ONLY, NAMED, NAMED_STRICT, STRICT, WIDE } from './policies.ts';
 
 const VARIANTS: readonly (readonly [name: string, policy: FirewallPolicy])[] = [
@@ -35,7 +35,7 @@ describe.each(VARIANTS)('the table of the policy %s', (name, policy) => {
       rules(rulesetOf(policy, untracked))
         .filter(({ text }) => !own.some((pattern) => pattern.test(text)))
         .filter(({ text }) => new RegExp(`\\b${ip} `).test(text))
-        .map(({ chain, text, why }) => `${chain}: ${shape(text)} (${why})`);
+        .map(({ chain, text, why }) => `${chain}: ${shape(text)} (${shape(why)})`);
     expect(shapes('ip').length).toBeGreaterThan(0);
     expect(shapes('ip6')).toEqual(shapes('ip'));
     for (const set of rulesetOf(policy, untracked).sets.filter((set) => set.name.endsWith('4'))) {
@@ -80,6 +80,7 @@ function shape(text: string): string {
     .replace(/@(\w+)6\b/g, '@$14')
     .replace(/\{ [\d./a-f:, ]+ \}/g, '{ networks }')
     .replace(/198\.18\.0\.0\/15|fd70:7670:6e00:1::\/64/g, 'RANGE')
+    .replace(/192\.0\.2\.1\b|\[?2001:db8::1\b\]?/g, 'PROXY')
     .replace(/198\.18\.0\.1|fd70:7670:6e00::1/g, 'TUN');
 }
 
@@ -166,7 +167,12 @@ describe('disjointPrefixes', () => {
 });
 
 it('the elements of sets are replaced by one transaction', () => {
-  const proxies = setsOf(STRICT).filter(({ name }) => name.startsWith('proxies'));
+  const proxies = ([4, 6] as const).map((family) => ({
+    name: `proxies${family}`,
+    type: family === 4 ? 'ipv4_addr . inet_service' : 'ipv6_addr . inet_service',
+    isInterval: false,
+    elements: [family === 4 ? '192.0.2.1 . 3128' : '2001:db8::1 . 3128'],
+  }));
   expect(
     nftSetText('proxyvpn', [...proxies, ...proxies.map((set) => ({ ...set, elements: [] }))]),
   ).toMatchInlineSnapshot(`

@@ -1,0 +1,172 @@
+// Sockets that are dialled again: real ones, over the loopback device.
+#include "relay/dialer.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "harness.h"
+#include "proxy_side.h"
+
+using base::UniqueFd;
+using relay::SocketDialer;
+
+namespace {
+
+constexpr int kLimitMs = 5000;
+
+bool is_ready(int fd, short events) {
+  pollfd wait{fd, events, 0};
+  return poll(&wait, 1, kLimitMs) == 1;
+}
+
+struct Listener {
+  UniqueFd fd{socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  relay::UpstreamAddress address = lab::upstream_address(0);
+
+  Listener() {
+    auto* sockaddr_of = reinterpret_cast<sockaddr*>(&address.address);
+    bind(fd.get(), sockaddr_of, address.length);
+    listen(fd.get(), 128);
+    getsockname(fd.get(), sockaddr_of, &address.length);
+  }
+  UniqueFd accepted() const {
+    return UniqueFd(is_ready(fd.get(), POLLIN) ? accept4(fd.get(), nullptr, nullptr, SOCK_CLOEXEC)
+                                               : -1);
+  }
+};
+
+/// All that comes until the other end closes, or `error N`.
+std::string read_all(int fd) {
+  std::string out;
+  char buffer[4096];
+  while (is_ready(fd, POLLIN)) {
+    ssize_t n = recv(fd, buffer, sizeof buffer, 0);
+    if (n == 0) return out;
+    if (n < 0) return "error " + std::to_string(errno);
+    out.append(buffer, static_cast<size_t>(n));
+  }
+  return "nothing came";
+}
+
+struct Dialled {
+  UniqueFd engine;
+  UniqueFd proxy;
+};
+
+Dialled dial(SocketDialer& dialer, const Listener& listener) {
+  bool in_progress = false;
+  UniqueFd engine(dialer.dial(listener.address, in_progress));
+  return {std::move(engine), listener.accepted()};
+}
+
+bool say(int fd, const std::string& text) {
+  return send(fd, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size());
+}
+
+/// A connection that carries a word each way, is ended by the proxy first, and is given back.
+/// @return its descriptor's number, -1 when something of it failed
+int use_once(SocketDialer& dialer, const Listener& listener, const std::string& word) {
+  Dialled pair = dial(dialer, listener);
+  int fd = pair.engine.get();
+  if (fd < 0 || !pair.proxy || !is_ready(fd, POLLOUT)) return -1;
+  bool is_said = say(fd, word) && say(pair.proxy.get(), word);
+  shutdown(pair.proxy.get(), SHUT_WR);
+  if (!is_said || read_all(fd) != word) return -1;
+  dialer.recycle(std::move(pair.engine));
+  return read_all(pair.proxy.get()) == word ? fd : -1;
+}
+
+}  // namespace
+
+TEST("a socket that was given back is dialled again, as new") {
+  Listener listener;
+  SocketDialer dialer(0);
+  int first = use_once(dialer, listener, "first");
+  REQUIRE(first >= 0);
+  CHECK(dialer.has_spares());
+  for (int i = 0; i < 20; i++) {
+    // Now and then an acknowledgement is late: then it is another socket, which is right as well.
+    int fd = use_once(dialer, listener, "word " + std::to_string(i));
+    REQUIRE(fd >= 0);
+  }
+  Dialled pair = dial(dialer, listener);
+  int options = 0;
+  socklen_t length = sizeof options;
+  getsockopt(pair.engine.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, &options, &length);
+  CHECK(options > 0);
+  CHECK(fcntl(pair.engine.get(), F_GETFL) & O_NONBLOCK);
+}
+
+TEST("the number of a socket is the same when it is dialled again") {
+  Listener listener;
+  SocketDialer dialer(0);
+  for (int i = 0; i < 100; i++) {
+    int first = use_once(dialer, listener, "a");
+    Dialled again = dial(dialer, listener);
+    if (again.engine.get() == first) return;
+  }
+  CHECK(!"no socket of a hundred was dialled again");
+}
+
+TEST("a socket whose last bytes are not acknowledged goes on until they are") {
+  Listener listener;
+  SocketDialer dialer(0);
+  Dialled pair = dial(dialer, listener);
+  REQUIRE(pair.engine.get() >= 0 && is_ready(pair.engine.get(), POLLOUT));
+  shutdown(pair.proxy.get(), SHUT_WR);
+  REQUIRE(read_all(pair.engine.get()).empty());
+  // More than the other end takes before it reads.
+  size_t sent = 0;
+  const std::string much(1 << 16, 'x');
+  while (true) {
+    ssize_t n = send(pair.engine.get(), much.data(), much.size(), MSG_NOSIGNAL);
+    if (n <= 0) break;
+    sent += static_cast<size_t>(n);
+  }
+  int busy = pair.engine.get();
+  dialer.recycle(std::move(pair.engine));
+  Dialled other = dial(dialer, listener);
+  CHECK(other.engine.get() >= 0);
+  CHECK(other.engine.get() != busy);
+  CHECK_EQ(read_all(pair.proxy.get()).size(), sent);
+}
+
+TEST("what nobody needs is closed at the second trim") {
+  Listener listener;
+  SocketDialer dialer(0);
+  REQUIRE(use_once(dialer, listener, "word") >= 0);
+  dialer.trim();
+  CHECK(dialer.has_spares());
+  dialer.trim();
+  CHECK(!dialer.has_spares());
+}
+
+TEST("no more than 64 are kept") {
+  Listener listener;
+  SocketDialer dialer(0);
+  std::vector<Dialled> pairs;
+  for (int i = 0; i < 65; i++) pairs.push_back(dial(dialer, listener));
+  int closed = 0;
+  for (Dialled& pair : pairs) {
+    int fd = pair.engine.get();
+    REQUIRE(fd >= 0);
+    dialer.recycle(std::move(pair.engine));
+    closed += fcntl(fd, F_GETFD) < 0;
+  }
+  CHECK_EQ(closed, 1);
+}
+
+TEST("a socket that is not TCP is closed, not kept") {
+  SocketDialer dialer(0);
+  UniqueFd unix_socket(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  int fd = unix_socket.get();
+  dialer.recycle(std::move(unix_socket));
+  CHECK(fcntl(fd, F_GETFD) < 0);
+  CHECK(!dialer.has_spares());
+}
