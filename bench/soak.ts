@@ -17,6 +17,7 @@ const ROOT = path.join(import.meta.dirname, '..');
 const PAGE = path.join(ROOT, 'docs', 'performance.md');
 const SAMPLE_MS = 10_000;
 /** Longer than the kernel's FIN timeout (60 s): what is still there then stays for good. */
+const DESCRIPTORS_SETTLE_MS = 3000;
 const REST_LIMIT_MS = 70_000;
 /** A run of at least this long goes into docs/performance.md. */
 const WHOLE_RUN_MINUTES = 20;
@@ -97,6 +98,7 @@ class Soak {
   async #rest(): Promise<void> {
     const isDone = async (): Promise<boolean> => (await this.#leftovers()).length === 0;
     await until('the flows to be gone', isDone, REST_LIMIT_MS, 500).catch(() => {});
+    await this.#untilDescriptorsAreClosed();
     const leftovers = await this.#leftovers();
     const { sampled, status } = await this.#sample('rest');
     const pids = processTree(this.#tunnel.pids);
@@ -111,6 +113,19 @@ class Soak {
       leftovers: [...leftovers, ...problems],
     });
     console.error(`soak: ${Math.round(this.elapsedS)} s, rest ${this.rests.length}: ${this.#brief()}`);
+  }
+
+  /** The engine keeps a few sockets to dial them again, and closes them when it has not for a second or two. */
+  async #untilDescriptorsAreClosed(): Promise<void> {
+    let least = Number.POSITIVE_INFINITY;
+    let fewestSince = performance.now();
+    const isSettled = (): boolean => {
+      const now = openDescriptors(processTree(this.#tunnel.pids));
+      if (now < least) fewestSince = performance.now();
+      least = Math.min(least, now);
+      return performance.now() - fewestSince > DESCRIPTORS_SETTLE_MS;
+    };
+    await until('descriptors to be closed', async () => isSettled(), REST_LIMIT_MS, 500).catch(() => {});
   }
 
   #brief(): string {
