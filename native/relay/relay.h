@@ -112,21 +112,9 @@ class Relay final : public stack::Owner {
 
  private:
   // relay.cc: life cycle
-  void dial(Flow& flow);
-  void dial_dns(Flow& flow);
   void on_flow_socket(Flow& flow, uint32_t epoll_events);
-  bool use_predialled(Flow& flow);
-  void reply_is_missing(Flow& flow, int error, std::string_view text);
-  void refill_predialled();
-  void dial_next_address(Flow& flow);
-  int start_dial(Flow& flow, const UpstreamAddress& to);
-  int send_request(Flow& flow);
-  void dial_failed(Flow& flow, int error);
-  void give_up_address(Flow& flow);
-  void read_reply(Flow& flow);
   void succeed(Flow& flow, std::span<const uint8_t> early_data);
   void bound_receive_queue(Flow& flow);
-  void hold_back(Flow& flow, bool is_held_back);
   void refuse(Flow& flow, int status, std::string_view head);
   void fail(Flow& flow, int error, std::string_view text);
   void answer_failure(Flow& flow, int error);
@@ -142,6 +130,19 @@ class Relay final : public stack::Owner {
   void note_pending_over();
   void note_inactive(Flow& flow);
   void notice_limit(const char* what);
+
+  // dialling.cc: the way to the proxy
+  void dial(Flow& flow);
+  void dial_dns(Flow& flow);
+  bool use_predialled(Flow& flow);
+  void refill_predialled();
+  void reply_is_missing(Flow& flow, int error, std::string_view text);
+  void dial_next_address(Flow& flow);
+  int start_dial(Flow& flow, const UpstreamAddress& to);
+  void dial_failed(Flow& flow, int error);
+  void give_up_address(Flow& flow);
+  int send_request(Flow& flow);
+  void read_reply(Flow& flow);
 
   // naming.cc: what it goes by
   bool find_destination(Flow& flow);
@@ -159,6 +160,7 @@ class Relay final : public stack::Owner {
   void settle_acks(Flow& flow);
   void drop_send_queue(Flow& flow);
   void finish_to_app(Flow& flow);
+  void hold_back(Flow& flow, bool is_held_back);
   void hold_ack(Flow& flow);
   void send_held_acks();
   void touch(Flow& flow) { flow.last_activity_s = static_cast<uint32_t>(now_ms_ / 1000); }
