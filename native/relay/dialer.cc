@@ -48,6 +48,8 @@ bool set(int fd, int level, int option, int value) {
 
 }  // namespace
 
+void acknowledge_now(int fd) { set(fd, IPPROTO_TCP, TCP_QUICKACK, 1); }
+
 void send_without_delay(int fd) { set(fd, IPPROTO_TCP, TCP_NODELAY, 1); }
 
 void enable_keepalive(int fd, uint32_t idle_s) {

@@ -60,6 +60,9 @@ class SocketDialer final : public Dialer {
   size_t least_spares_ = 0;    // since the last trim()
 };
 
+/// TCP_QUICKACK, tcp(7): sends an acknowledgement that waits for data to ride on.
+void acknowledge_now(int fd);
+
 /// TCP_NODELAY, tcp(7).
 void send_without_delay(int fd);
 

@@ -44,6 +44,7 @@ class Predialer {
 
  private:
   void open_one(const UpstreamAddress& upstream, uint64_t now_ms);
+  void note_connected(IdleSocket& socket);
   void remove(IdleSocket* socket);
   void distrust(uint64_t now_ms);
 
