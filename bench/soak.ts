@@ -16,8 +16,9 @@ import { type Sampled, soakReport } from './soak-report.ts';
 const ROOT = path.join(import.meta.dirname, '..');
 const PAGE = path.join(ROOT, 'docs', 'performance.md');
 const SAMPLE_MS = 10_000;
-/** Longer than the kernel's FIN timeout (60 s): what is still there then stays for good. */
+/** Longer than the engine keeps a socket that nobody dials again. */
 const DESCRIPTORS_SETTLE_MS = 3000;
+/** Longer than the kernel's FIN timeout (60 s): what is still there then stays for good. */
 const REST_LIMIT_MS = 70_000;
 /** A run of at least this long goes into docs/performance.md. */
 const WHOLE_RUN_MINUTES = 20;
@@ -115,7 +116,6 @@ class Soak {
     console.error(`soak: ${Math.round(this.elapsedS)} s, rest ${this.rests.length}: ${this.#brief()}`);
   }
 
-  /** The engine keeps a few sockets to dial them again, and closes them when it has not for a second or two. */
   async #untilDescriptorsAreClosed(): Promise<void> {
     let least = Number.POSITIVE_INFINITY;
     let fewestSince = performance.now();

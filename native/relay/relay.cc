@@ -161,7 +161,7 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
 // What nobody reads waits in the kernel, where no budget of ours holds: in a crowd each socket gets
 // a share of it instead of a window that grows with the speed of its first second. Beyond what the
 // kernel has for all of TCP (tcp_mem) it drops what it has announced to take, and the sender's rate
-// collapses.
+// collapses. A flow that sends and is held back counts twice: both its queues are full.
 void Relay::bound_receive_queue(Flow& flow) {
   uint64_t crowd = std::max<uint64_t>(sending_flows_ + held_back_flows_ + stats_.pending, 1);
   uint64_t share = options_.send_limit / crowd;

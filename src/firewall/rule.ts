@@ -73,7 +73,7 @@ export function both(why: string, text: (words: FamilyWords) => string): readonl
 /** A proxy or two, as most have, are compared faster than looked up in a set (decision 0016). */
 const MOST_COMPARED = 8;
 
-/** A rule for each proxy, or of each family for all in a set. @param at where the proxy stands in the packet */
+/** A rule for each proxy; in a family with many, one for all of them. @param at where the proxy stands in the packet */
 export function ofProxies(
   { proxies }: FirewallPolicy,
   at: 'source' | 'destination',
