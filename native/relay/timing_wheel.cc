@@ -46,6 +46,8 @@ void Relay::run_wheel() {
     wheel_[wheel_now_s_ % kWheelSlots] = nullptr;
     refill_predialled();
     dialer_.trim();
+    send_buffers_.trim();
+    driver_.trim_buffers();
     while (flow) {
       Flow* next = flow->wheel_next;
       if (next) next->wheel_previous = nullptr;

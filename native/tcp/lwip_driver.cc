@@ -275,6 +275,9 @@ void Driver::set_now(uint64_t now_ms) { g.now_ms = now_ms; }
 uint32_t Driver::tick_ms() { return TCP_TMR_INTERVAL; }
 uint64_t Driver::receive_buffer_bytes() const { return g.receive_bytes; }
 
+void Driver::trim_buffers() { g.read_buffers.trim(); }
+bool Driver::has_surplus_buffers() const { return g.read_buffers.has_surplus(); }
+
 std::span<uint8_t> Driver::read_buffer() {
   return {g.spare->data, kVnetBytes + tun::kMaxPacketBytes};
 }

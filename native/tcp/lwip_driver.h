@@ -126,6 +126,9 @@ class Driver {
 
   const DriverStats& stats() const { return stats_; }
   uint64_t receive_buffer_bytes() const;
+  /// Gives packet buffers back to the kernel that were idle since the last call. Once a second.
+  void trim_buffers();
+  bool has_surplus_buffers() const;
   uint64_t promised_bytes() const { return promised_; }
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -39,8 +40,10 @@ class SizeClasses {
 };
 
 /// LIFO, so that the buffer that is still in the cache comes back first. Buffers are mapped one by
-/// one and unmapped when more than a few are idle: malloc would keep the memory of a peak for ever.
-template <class T>
+/// one, and unmapped by trim(): malloc would keep the memory of a peak for ever, and unmapping what
+/// the next packet maps anew costs a page fault for each 4 KiB (docs/performance.md). Under ASan
+/// malloc, as above.
+template <class T, bool kPools = !kSanitized>
 class BufferPool {
  public:
   T* take() {
@@ -48,21 +51,31 @@ class BufferPool {
       T* p = head_;
       head_ = p->next;
       idle_--;
+      lowest_idle_ = std::min(lowest_idle_, idle_);
       return p;
     }
-    if (kSanitized) return static_cast<T*>(malloc(sizeof(T)));
+    if (!kPools) return static_cast<T*>(malloc(sizeof(T)));
     void* p = mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
   }
   void give(T* p) {
-    if (idle_ >= kKeep) {
-      release(p);
-      return;
-    }
+    if (!kPools) return release(p);
     p->next = head_;
     head_ = p;
     idle_++;
   }
+  /// Unmaps what has been idle since the last call, but for a few. Call it about once a second.
+  void trim() {
+    uint32_t surplus = lowest_idle_ > kKeep ? lowest_idle_ - kKeep : 0;
+    for (uint32_t left = std::min(surplus, kMostPerTrim); left > 0; left--) {
+      T* p = head_;
+      head_ = p->next;
+      idle_--;
+      release(p);
+    }
+    lowest_idle_ = idle_;
+  }
+  bool has_surplus() const { return idle_ > kKeep; }
   ~BufferPool() {
     while (T* p = head_) {
       head_ = p->next;
@@ -72,15 +85,17 @@ class BufferPool {
 
  private:
   static void release(T* p) {
-    if (kSanitized) {
-      free(p);
-    } else {
+    if (kPools) {
       munmap(p, sizeof(T));
+    } else {
+      free(p);
     }
   }
-  static constexpr uint32_t kKeep = kSanitized ? 0 : 32;  // 2 MiB of 64 KiB buffers
+  static constexpr uint32_t kKeep = 32;          // 2 MiB of 64 KiB buffers
+  static constexpr uint32_t kMostPerTrim = 512;  // 32 MiB; a few ms
   T* head_ = nullptr;
   uint32_t idle_ = 0;
+  uint32_t lowest_idle_ = 0;  // since the last trim()
 };
 
 }  // namespace tcp
