@@ -221,6 +221,7 @@ void Engine::publish_counters() {
   const stack::StackStats& s = relay_->stack().stats();
   const stack::DatagramStats& u = relay_->stack().datagrams().stats();
   const tcp::DriverStats& d = relay_->stack().driver().stats();
+  const tcp::WriterStats& w = relay_->stack().driver().writer_stats();
   counters_.set(Counter::kActiveFlows, r.active);
   counters_.set(Counter::kOpenedFlows, r.opened);
   counters_.set(Counter::kRefusedFlows, r.refused);
@@ -228,7 +229,7 @@ void Engine::publish_counters() {
   counters_.set(Counter::kBytesToUpstream, r.to_upstream_bytes);
   counters_.set(Counter::kBytesToApp, r.to_app_bytes);
   counters_.set(Counter::kPacketsFromApp, s.packets_from_app);
-  counters_.set(Counter::kPacketsToApp, d.packets_to_app);
+  counters_.set(Counter::kPacketsToApp, w.packets);
   counters_.set(Counter::kMalformedPackets, s.malformed + s.bad_checksum + u.malformed);
   counters_.set(Counter::kIgnoredPackets, u.ignored);
   counters_.set(Counter::kResetFlows, r.reset);
@@ -237,7 +238,7 @@ void Engine::publish_counters() {
   counters_.set(Counter::kBufferedBytes,
                 relay_->queued_bytes() + relay_->stack().driver().receive_buffer_bytes());
   counters_.set(Counter::kGivenUpFlows, d.given_up);
-  counters_.set(Counter::kTunWriteErrors, d.write_errors);
+  counters_.set(Counter::kTunWriteErrors, w.errors);
   counters_.set(Counter::kDatagramsFromApp, u.collected);
   counters_.set(Counter::kDatagramsToApp, u.sent);
   counters_.set(Counter::kDroppedDatagrams, u.dropped + dropped_queries_ + dropped_replies_);

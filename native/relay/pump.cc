@@ -226,7 +226,8 @@ void Relay::pump_to_app(Flow& flow) {
       left -= length;
       if (!queue_to_app(flow, scratch_[i], length)) return abort_app(flow);
       // Keep the pipe busy; the short rest is flushed below, together with a FIN that may be next.
-      if (length == chunk) driver_.flush(flow);
+      bool goes_alone = !driver_.sends_large_packets(flow) || left < chunk;
+      if (length == chunk && goes_alone) driver_.flush(flow);
       if (!flow.pcb) return settle(flow);
     }
     bool was_full = static_cast<uint32_t>(n) == chunk * chunks;

@@ -146,6 +146,7 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
   wheel_insert(flow, next_check_ms(flow));
   events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
   bound_receive_queue(flow);
+  flow.takes_large_packets = is_app_here(flow);
   if (!early_data.empty()) {
     if (!driver_.write(flow, early_data.data(), static_cast<uint32_t>(early_data.size()), true))
       return abort_app(flow);
@@ -168,6 +169,12 @@ void Relay::bound_receive_queue(Flow& flow) {
   flow.has_bounded_queue = share < kUnboundedShare;
   if (flow.has_bounded_queue)
     limit_receive_queue(flow.fd, static_cast<uint32_t>(std::max(share, kLeastShare)));
+}
+
+// Only then its kernel takes the packets as they are (tcp/packet_writer.h).
+bool Relay::is_app_here(const Flow& flow) {
+  if (options_.is_app_here) return options_.is_app_here(flow.key);
+  return own_addresses_.has_app_of(flow.key, now_ms_);
 }
 
 void Relay::refuse(Flow& flow, int status, std::string_view head) {

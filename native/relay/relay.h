@@ -15,11 +15,13 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <string_view>
 #include <vector>
 
 #include "relay/dialer.h"
 #include "relay/flow.h"
+#include "relay/own_addresses.h"
 #include "relay/predial.h"
 #include "tcp/lwip_memory.h"
 
@@ -42,6 +44,8 @@ struct Options {
   UpstreamAddress dns_socket;
   /// Accept what has no name early and learn the name from its first bytes.
   bool sniffs = false;
+  /// Whether the app of a flow is on this host; null: the kernel is asked.
+  std::function<bool(const wire::FlowKey&)> is_app_here;
 };
 
 enum class EventKind : uint8_t {
@@ -115,6 +119,7 @@ class Relay final : public stack::Owner {
   void on_flow_socket(Flow& flow, uint32_t epoll_events);
   void succeed(Flow& flow, std::span<const uint8_t> early_data);
   void bound_receive_queue(Flow& flow);
+  bool is_app_here(const Flow& flow);
   void refuse(Flow& flow, int status, std::string_view head);
   void fail(Flow& flow, int error, std::string_view text);
   void answer_failure(Flow& flow, int error);
@@ -180,6 +185,7 @@ class Relay final : public stack::Owner {
   tcp::Driver& driver_;
   RelayStats stats_;
   Predialer predialer_;
+  OwnAddresses own_addresses_;
   std::vector<UpstreamAddress> upstreams_;
   size_t preferred_upstream_ = 0;
   uint64_t now_ms_ = 0;

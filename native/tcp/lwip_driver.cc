@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/siphash.h"
 #include "tcp/lwip_memory.h"
-#include "wire/checksum.h"
 
 extern "C" {
 #include "lwip/init.h"
@@ -35,8 +35,8 @@ constexpr uint32_t kCopyBelowQueued = 32768;  // the same while the upstream is 
 constexpr uint32_t kLargestWrite = 65535;     // tcp_write takes u16
 constexpr uint32_t kMostSegments = 128;       // of one write; two pbufs each
 constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for 16 writes and more
-constexpr int kMaxParts = 64;                          // pbufs of one packet
 constexpr uint32_t kFirstRtoTicks = 4;  // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
+constexpr int kMostLargePacketsLost = 3;
 constexpr uint32_t kSmallestWindow = 4096;
 constexpr uint16_t kSmallestMss = 64;  // less is a lie; segments would be nothing but headers
 // lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of
@@ -60,8 +60,8 @@ struct SmallBuffer {
 struct Globals {
   Driver* driver = nullptr;
   Endpoint* current = nullptr;  // between enter and leave
-  tun::PacketIo* io = nullptr;
-  DriverStats* stats = nullptr;
+  PacketWriter* writer = nullptr;
+  bool is_sending = false;  // data, and nothing is freed before leave()
   netif interface {};
   tcp_pcb_listen* listener = nullptr;
   SizeClasses memory;
@@ -72,7 +72,6 @@ struct Globals {
   uint64_t now_ms = 0;
   base::SipKey isn_secret;
   uint32_t mtu = 1500;
-  uint8_t rest[65536];      // of a segment in too many parts
   uint8_t timer_calls = 0;  // mirrors lwIP's static tcp_timer_ctr
 };
 Globals g;
@@ -96,57 +95,20 @@ pbuf* wrap(pbuf_custom* custom, uint8_t* data, uint32_t length, pbuf_free_custom
 
 // ---- lwIP -> device ----
 
-// Sum of the pseudo header as the kernel wants it in a packet whose checksum it completes.
-void put_pseudo_checksum(uint8_t* ip, bool v6, uint8_t* tcp_header, uint32_t tcp_bytes) {
-  uint64_t sum = v6 ? wire::checksum_pseudo(ip + 8, 32, IPPROTO_TCP, tcp_bytes)
-                    : wire::checksum_pseudo(ip + 12, 8, IPPROTO_TCP, tcp_bytes);
-  uint16_t folded = wire::checksum_fold(sum);
-  memcpy(tcp_header + 16, &folded, 2);
-}
-
-// One packet of lwIP's to the device. The virtio-net header goes into the pbuf's headroom.
-err_t send_packet(pbuf* p) {
+err_t output(pbuf* p) {
   auto* ip = static_cast<uint8_t*>(p->payload);
-  bool v6 = (ip[0] >> 4) == 6;
-  uint32_t ip_bytes = v6 ? 40 : 20;
-  uint8_t* header = ip + ip_bytes;
-  uint32_t header_bytes = static_cast<uint32_t>(header[12] >> 4) * 4;
-  uint32_t tcp_bytes = p->tot_len - ip_bytes;
+  uint8_t* header = ip + ((ip[0] >> 4) == 6 ? 40 : 20);
+  const Endpoint* e = g.current;
   // With window scaling lwIP announces its ceiling in the SYN-ACK, whatever rcv_wnd will be.
-  if ((header[13] & wire::kSyn) && g.current)
-    base::store_be16(header + 14,
-                     static_cast<uint16_t>(std::min(g.current->window_target, 65535u)));
-  put_pseudo_checksum(ip, v6, header, tcp_bytes);
-
-  tun::VnetHeader vnet{};
-  vnet.flags = tun::kVnetNeedsChecksum;
-  vnet.checksum_start = static_cast<uint16_t>(ip_bytes);
-  vnet.checksum_offset = 16;
-  vnet.header_bytes = static_cast<uint16_t>(ip_bytes + header_bytes);
-  if (g.current && tcp_bytes - header_bytes > g.current->peer_mss) {
-    vnet.gso_type = v6 ? tun::kVnetGsoTcp6 : tun::kVnetGsoTcp4;
-    vnet.gso_bytes = g.current->peer_mss;
-    g.stats->gso_packets++;
-  }
-  memcpy(ip - kVnetBytes, &vnet, kVnetBytes);
-
-  iovec parts[kMaxParts];
-  int count = 0;
-  parts[count++] = {ip - kVnetBytes, p->len + kVnetBytes};
-  pbuf* q = p->next;
-  for (; q && count < kMaxParts - 1; q = q->next) parts[count++] = {q->payload, q->len};
-  // Many small writes behind a shut window became one segment: the rest of it in one piece.
-  if (q) parts[count++] = {g.rest, pbuf_copy_partial(q, g.rest, q->tot_len, 0)};
-  g.stats->packets_to_app++;
-  if (g.io->write(parts, count) < 0) {
-    g.stats->write_errors++;
-    return ERR_IF;  // lwIP keeps the segment and tries again
-  }
-  return ERR_OK;
+  if ((header[13] & wire::kSyn) && e)
+    base::store_be16(header + 14, static_cast<uint16_t>(std::min(e->window_target, 65535u)));
+  bool may_wait = e && e->takes_large_packets && g.is_sending;
+  bool written = g.writer->write(p, e ? e->peer_mss : UINT32_MAX, may_wait);
+  return written ? ERR_OK : ERR_IF;  // lwIP keeps the segment and tries again
 }
 
-err_t output4(netif*, pbuf* p, const ip4_addr_t*) { return send_packet(p); }
-err_t output6(netif*, pbuf* p, const ip6_addr_t*) { return send_packet(p); }
+err_t output4(netif*, pbuf* p, const ip4_addr_t*) { return output(p); }
+err_t output6(netif*, pbuf* p, const ip6_addr_t*) { return output(p); }
 
 err_t init_interface(netif* n) {
   n->name[0] = 'p';
@@ -239,11 +201,10 @@ struct DriverCallbacks {
 };
 
 Driver::Driver(tun::PacketIo& io, EndpointSink& sink, const DriverOptions& options)
-    : io_(io), sink_(sink), options_(options) {
+    : writer_(io), sink_(sink), options_(options) {
   bool again = g.listener != nullptr;
   g.driver = this;
-  g.io = &io_;
-  g.stats = &stats_;
+  g.writer = &writer_;
   g.mtu = options.mtu;
   g.isn_secret = base::random_key();
   g.spare = g.read_buffers.take();
@@ -268,7 +229,7 @@ Driver::~Driver() {
   if (g.spare) g.read_buffers.give(g.spare);
   g.spare = nullptr;
   g.driver = nullptr;
-  g.io = nullptr;
+  g.writer = nullptr;
 }
 
 void Driver::set_now(uint64_t now_ms) { g.now_ms = now_ms; }
@@ -290,6 +251,9 @@ void Driver::enter(Endpoint& e) {
 }
 
 void Driver::leave(Endpoint& e) {
+  writer_.flush();
+  watch_large_packet(e);
+  g.is_sending = false;
   tcp_pcb* active = tcp_active_pcbs;
   tcp_pcb* time_wait = tcp_tw_pcbs;
   tcp_active_pcbs = tcp_tw_pcbs = nullptr;
@@ -306,7 +270,32 @@ void Driver::leave(Endpoint& e) {
     e.pcb = nullptr;
   }
   if (!e.pcb) release_promise(e);
+  if (&e == watched_) note_acks(e);
   rearm(e);
+}
+
+// ---- large packets ----
+
+// What the device has taken may still be dropped behind it, by a filter that believes the total
+// length. lwIP sends again what was lost, so nothing is lost but time: a few of them are enough.
+void Driver::watch_large_packet(Endpoint& e) {
+  uint64_t sent = writer_.stats().large_packets;
+  bool is_new = std::exchange(large_packets_seen_, sent) != sent;
+  if (!is_new || watched_ || !tcp_active_pcbs) return;
+  watched_ = &e;
+  watched_end_ = tcp_active_pcbs->snd_nxt;
+}
+
+void Driver::note_acks(Endpoint& e) {
+  if (e.pcb && !e.in_time_wait && TCP_SEQ_LT(e.pcb->lastack, watched_end_)) return;
+  watched_ = nullptr;
+  if (e.pcb) large_packets_lost_ = 0;
+}
+
+void Driver::note_timeout(Endpoint& e) {
+  if (&e != watched_) return;
+  watched_ = nullptr;
+  if (++large_packets_lost_ >= kMostLargePacketsLost) writer_.stop_large_packets();
 }
 
 void Driver::rearm(Endpoint& e) {
@@ -387,6 +376,7 @@ void Driver::input(Endpoint& e, wire::SegmentView& s) {
     g.spare = next;
   }
   enter(e);
+  g.is_sending = true;
   feed(p, s.key);
   leave(e);
   after_input(e);
@@ -585,6 +575,7 @@ bool Driver::write(Endpoint& e, const uint8_t* data, uint32_t length, bool copy)
 void Driver::flush(Endpoint& e) {
   if (!e.pcb || e.in_time_wait) return;
   enter(e);
+  g.is_sending = true;
   tcp_output(e.pcb);
   leave(e);
 }
@@ -672,7 +663,9 @@ void Driver::tick(uint32_t elapsed_ticks) {
       if (may_split_fin) split_unsent(p, p->snd_wnd);
       tcp_ticks = base;
       tcp_active_pcbs->last_timer = g.timer_calls++;
+      uint8_t attempts = p->nrtx;
       tcp_slowtmr();
+      if (tcp_active_pcbs && tcp_active_pcbs->nrtx > attempts) note_timeout(*e);
       if (tcp_active_pcbs && tcp_active_pcbs->rto > kLongestRtoTicks)
         tcp_active_pcbs->rto = kLongestRtoTicks;
     }

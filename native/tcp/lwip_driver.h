@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "tcp/packet_writer.h"
 #include "tun/packet_io.h"
 #include "wire/packet.h"
 
@@ -39,8 +40,9 @@ struct Endpoint {
   uint16_t peer_mss = 536;     // RFC 9293 section 3.7.1: when the SYN has no option
   bool in_time_wait : 1 = false;
   bool is_established : 1 = false;
-  bool app_finished : 1 = false;  // FIN arrived; received_* may still hold data
-  bool was_reset : 1 = false;     // ended by RST or given up, not by FINs
+  bool app_finished : 1 = false;         // FIN arrived; received_* may still hold data
+  bool was_reset : 1 = false;            // ended by RST or given up, not by FINs
+  bool takes_large_packets : 1 = false;  // the app is on this host; see packet_writer.h
 };
 
 /// Told about endpoints while lwIP runs; must only take note.
@@ -59,9 +61,6 @@ struct DriverOptions {
 };
 
 struct DriverStats {
-  uint64_t packets_to_app = 0;
-  uint64_t write_errors = 0;
-  uint64_t gso_packets = 0;
   uint64_t resets_sent = 0;
   uint64_t stall_splits = 0;
   uint64_t given_up = 0;  // no acknowledgement for too long
@@ -102,6 +101,10 @@ class Driver {
   /// until acked_bytes passes its end. False when lwIP is out of memory.
   bool write(Endpoint& endpoint, const uint8_t* data, uint32_t length, bool copy);
   void flush(Endpoint& endpoint);
+  /// Whether writes that are flushed together may travel together.
+  bool sends_large_packets(const Endpoint& endpoint) const {
+    return endpoint.takes_large_packets && writer_.takes_large_packets();
+  }
   /// Queues a FIN as soon as that is safe. @return true once it is queued
   bool finish(Endpoint& endpoint);
   /// RST to the app. The endpoint's pcb is gone afterwards.
@@ -125,6 +128,7 @@ class Driver {
   static uint32_t tick_ms();
 
   const DriverStats& stats() const { return stats_; }
+  const WriterStats& writer_stats() const { return writer_.stats(); }
   uint64_t receive_buffer_bytes() const;
   /// Gives packet buffers back to the kernel that were idle since the last call. Once a second.
   void trim_buffers();
@@ -141,11 +145,19 @@ class Driver {
   void release_promise(Endpoint& endpoint);
   void grow_window(Endpoint& endpoint, uint32_t moved);
   void check_given_up();
+  void watch_large_packet(Endpoint& endpoint);
+  void note_acks(Endpoint& endpoint);
+  void note_timeout(Endpoint& endpoint);
 
-  tun::PacketIo& io_;
+  PacketWriter writer_;
   EndpointSink& sink_;
   DriverOptions options_;
   DriverStats stats_;
+  // One of the large packets under way, until its end is acknowledged.
+  Endpoint* watched_ = nullptr;
+  uint32_t watched_end_ = 0;
+  uint64_t large_packets_seen_ = 0;
+  int large_packets_lost_ = 0;  // of those watched, one after the other
   std::vector<Endpoint*> armed_;
   std::vector<Endpoint*> snapshot_;
   uint64_t promised_ = 0;

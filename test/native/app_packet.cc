@@ -41,7 +41,7 @@ size_t ip_header_bytes(std::span<const uint8_t> ip) {
 }
 
 // What the kernel checks before it looks at the protocol. @return empty when all is right
-std::string examine_ip(std::span<const uint8_t> ip) {
+std::string examine_ip(std::span<const uint8_t> ip, const tun::VnetHeader& vnet) {
   if (ip.empty()) return "empty";
   if (ip[0] >> 4 == 6) {
     if (ip.size() < 40) return "short IPv6 header";
@@ -50,7 +50,11 @@ std::string examine_ip(std::span<const uint8_t> ip) {
     return {};
   }
   if (ip.size() < 20 || ip[0] != 0x45) return "IPv4 header is wrong";
-  if (be16(&ip[2]) != ip.size()) return "IPv4 total length is wrong";
+  // iph_totlen() in include/linux/ip.h: 0 means as long as it is, of a GSO packet alone.
+  bool is_large = ip.size() > 65535 && vnet.gso_type == tun::kVnetGsoTcp4;
+  if (be16(&ip[2]) != (is_large ? 0 : ip.size())) return "IPv4 total length is wrong";
+  constexpr size_t kGroMaxSize = 8 * 65535;  // include/linux/netdevice.h
+  if (ip.size() > kGroMaxSize) return "larger than the kernel's largest";
   if (be16(&ip[6]) & 0x3fff) return "a fragment";
   if (ip[8] == 0) return "TTL 0";
   if (slow_sum(ip.first(20)) != 0xffff) return "IPv4 header checksum is wrong";
@@ -283,7 +287,7 @@ FromEngine decode(std::span<const uint8_t> packet) {
   }
   memcpy(&out.vnet, packet.data(), kVnetBytes);
   std::span<const uint8_t> ip = packet.subspan(kVnetBytes);
-  out.problem = examine_ip(ip);
+  out.problem = examine_ip(ip, out.vnet);
   if (!out.problem.empty()) return out;
   uint8_t protocol = ip[0] >> 4 == 6 ? ip[6] : ip[9];
   if (protocol == IPPROTO_TCP) {
@@ -340,6 +344,10 @@ ssize_t MemoryDevice::write(const iovec* parts, int count) {
     packet.insert(packet.end(), p, p + parts[i].iov_len);
   }
   auto length = static_cast<ssize_t>(packet.size());
+  if (packet.size() > wire_.largest_packet) {
+    wire_.too_large++;
+    return wire_.too_large_error ? -wire_.too_large_error : length;
+  }
   wire_.from_engine.push_back(std::move(packet));
   return length;
 }

@@ -73,7 +73,10 @@ struct Wire {
   size_t next_to_engine = 0;
   int refused_writes = 0;  // so many writes fail with write_error
   int write_error = 0;
-  bool is_gone = false;  // reads fail with EBADFD
+  size_t largest_packet = SIZE_MAX;  // with its virtio-net header; what is larger:
+  int too_large_error = 0;           // ... fails with this, or with 0 is lost without a word
+  uint32_t too_large = 0;            // ... and is counted
+  bool is_gone = false;              // reads fail with EBADFD
 
   void push(Bytes packet) { to_engine.push_back(std::move(packet)); }
 };
