@@ -46,6 +46,14 @@ bool set(int fd, int level, int option, int value) {
   return setsockopt(fd, level, option, &value, sizeof value) == 0;
 }
 
+// @return 0 or errno
+int connect_to(int fd, const UpstreamAddress& upstream, bool& in_progress) {
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) == 0)
+    return 0;
+  in_progress = errno == EINPROGRESS;
+  return in_progress ? 0 : errno;
+}
+
 }  // namespace
 
 void acknowledge_now(int fd) { set(fd, IPPROTO_TCP, TCP_QUICKACK, 1); }
@@ -81,14 +89,12 @@ base::Result<base::UniqueFd> SocketDialer::make_socket(int family) {
 
 // A spare is free once its own FIN is acknowledged: else to dissolve the association would end the
 // FIN's retransmission, and the proxy would never learn of the end.
-base::UniqueFd SocketDialer::take_spare(int family) {
+base::UniqueFd SocketDialer::take_spare() {
   size_t tries = std::min(spares_.size(), kSparesToTry);
   for (auto spare = spares_.rbegin(); tries > 0; ++spare, --tries) {
     int unacknowledged = 0;
-    if (spare->family != family || ioctl(spare->fd.get(), SIOCOUTQ, &unacknowledged) < 0 ||
-        unacknowledged > 0)
-      continue;
-    base::UniqueFd fd = std::move(spare->fd);
+    if (ioctl(spare->get(), SIOCOUTQ, &unacknowledged) < 0 || unacknowledged > 0) continue;
+    base::UniqueFd fd = std::move(*spare);
     spares_.erase(std::next(spare).base());
     least_spares_ = std::min(least_spares_, spares_.size());
     sockaddr none{};
@@ -100,14 +106,10 @@ base::UniqueFd SocketDialer::take_spare(int family) {
 }
 
 void SocketDialer::recycle(base::UniqueFd fd) {
-  int family = AF_UNSPEC;
-  socklen_t length = sizeof family;
-  if (spares_.size() >= kMostSpares ||
-      getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &family, &length) < 0 || family == AF_UNIX)
-    return;
+  if (spares_.size() >= kMostSpares) return;
   // A failure is no matter: what the other end has reset is at its end as well.
   shutdown(fd.get(), SHUT_WR);
-  spares_.push_back({std::move(fd), family});
+  spares_.push_back(std::move(fd));
 }
 
 void SocketDialer::trim() {
@@ -118,19 +120,17 @@ void SocketDialer::trim() {
 
 int SocketDialer::dial(const UpstreamAddress& upstream, bool& in_progress) {
   int family = upstream.address.ss_family;
-  base::UniqueFd fd = take_spare(family);
-  if (!fd) {
-    auto made = make_socket(family);
-    if (!made) return -made.failure().error;
-    fd = std::move(made.value());
-  }
   in_progress = false;
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&upstream.address), upstream.length) <
-      0) {
-    if (errno != EINPROGRESS) return -errno;
-    in_progress = true;
+  base::UniqueFd spare = family == AF_UNIX ? base::UniqueFd() : take_spare();
+  if (spare) {
+    int error = connect_to(spare.get(), upstream, in_progress);
+    // Of the other family: a proxy has addresses of both, and what is left over ends here.
+    if (error != EAFNOSUPPORT && error != EINVAL) return error ? -error : spare.release();
   }
-  return fd.release();
+  auto made = make_socket(family);
+  if (!made) return -made.failure().error;
+  int error = connect_to(made.value().get(), upstream, in_progress);
+  return error ? -error : made.value().release();
 }
 
 std::string authority_of(const wire::FlowKey& key, std::string_view hostname) {

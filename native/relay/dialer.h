@@ -31,8 +31,8 @@ class Dialer {
   virtual ~Dialer() = default;
   /// A non-blocking socket that is connecting, or -errno. `in_progress` is false once connected.
   virtual int dial(const UpstreamAddress& upstream, bool& in_progress) = 0;
-  /// Takes a socket of dial() that has read the other end's FIN and has nothing more to send, out
-  /// of every epoll set and with the options that dial() gave it. It may be dialled again.
+  /// Takes a socket of dial() that has read the other end's FIN and has nothing more to send, with
+  /// the options that dial() gave it. It may be dialled again, in the epoll sets where it is.
   virtual void recycle(base::UniqueFd) {}
   /// Closes the recycled sockets that nobody needed since the last call, a second or so ago.
   virtual void trim() {}
@@ -48,16 +48,12 @@ class SocketDialer final : public Dialer {
   bool has_spares() const override { return !spares_.empty(); }
 
  private:
-  struct Spare {
-    base::UniqueFd fd;
-    int family;
-  };
-  base::UniqueFd take_spare(int family);
+  base::UniqueFd take_spare();
   base::Result<base::UniqueFd> make_socket(int family);
 
   uint32_t fwmark_;
-  std::vector<Spare> spares_;  // oldest first
-  size_t least_spares_ = 0;    // since the last trim()
+  std::vector<base::UniqueFd> spares_;  // oldest first
+  size_t least_spares_ = 0;             // since the last trim()
 };
 
 /// TCP_QUICKACK, tcp(7): sends an acknowledgement that waits for data to ride on.

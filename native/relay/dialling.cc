@@ -1,6 +1,5 @@
 // The way to the proxy: addresses one after the other, connections that are open already, the
 // CONNECT request and its reply.
-#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -36,10 +35,7 @@ bool Relay::use_predialled(Flow& flow) {
   flow.is_predialled = true;
   flow.can_write = true;
   flow.upstream_phase = UpstreamPhase::kConnecting;
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.ptr = &flow;
-  bool is_asked = epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event) == 0 && send_request(flow) == 0;
+  bool is_asked = sockets_.watch(fd, &flow) == 0 && send_request(flow) == 0;
   if (is_asked) stats_.predialled++;
   refill_predialled();
   if (is_asked) return true;
@@ -90,10 +86,7 @@ int Relay::start_dial(Flow& flow, const UpstreamAddress& to) {
   // On a near proxy the handshake is over by now: saves an epoll round.
   flow.can_write = true;
   if (int error = send_request(flow)) return error;
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.ptr = &flow;
-  return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
+  return sockets_.watch(fd, &flow);
 }
 
 void Relay::dial_failed(Flow& flow, int error) {

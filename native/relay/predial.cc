@@ -13,45 +13,37 @@ constexpr uint64_t kProvenAfterMs = 2000;
 constexpr uint64_t kFirstBackoffMs = 10'000;
 constexpr uint64_t kLongestBackoffMs = 600'000;
 
-void* tagged(IdleSocket* socket) {
-  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(socket) | 1);
-}
-IdleSocket* untagged(void* data) {
-  return reinterpret_cast<IdleSocket*>(reinterpret_cast<uintptr_t>(data) & ~uintptr_t{1});
-}
-
 }  // namespace
 
 int Predialer::take() {
   if (!is_trusted_) return -1;
   for (size_t i = idle_.size(); i-- > 0;) {  // the youngest is the least likely to be closed soon
-    if (!idle_[i]->is_connected) continue;
-    int fd = idle_[i]->fd.release();
+    if (!idle_[i].is_connected) continue;
+    int fd = idle_[i].fd.release();
     idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(i));
     return fd;
   }
   return -1;
 }
 
-void Predialer::on_socket(void* epoll_data, uint32_t events, uint64_t now_ms) {
-  IdleSocket* socket = untagged(epoll_data);
+void Predialer::on_socket(int fd, uint32_t events, uint64_t now_ms) {
   auto known = std::find_if(idle_.begin(), idle_.end(),
-                            [&](const auto& entry) { return entry.get() == socket; });
+                            [&](const IdleSocket& socket) { return socket.fd.get() == fd; });
   if (known == idle_.end()) return;  // taken or closed earlier in this batch
   // Data before a request is as bad as an end: either way it is no use.
   if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-    bool was_short = now_ms - socket->opened_ms < kProvenAfterMs;
-    remove(socket);
+    bool was_short = now_ms - known->opened_ms < kProvenAfterMs;
+    remove(fd);
     if (was_short) distrust(now_ms);
     return;
   }
-  if (events & EPOLLOUT) note_connected(*socket);
+  if (events & EPOLLOUT) note_connected(*known);
 }
 
 void Predialer::refill(const UpstreamAddress& upstream, uint64_t now_ms) {
   if (wanted_ == 0 || now_ms < not_before_ms_) return;
   for (const auto& socket : idle_) {
-    if (socket->is_connected && now_ms - socket->opened_ms >= kProvenAfterMs) {
+    if (socket.is_connected && now_ms - socket.opened_ms >= kProvenAfterMs) {
       is_trusted_ = true;
       backoff_ms_ = 0;
     }
@@ -71,14 +63,9 @@ void Predialer::open_one(const UpstreamAddress& upstream, uint64_t now_ms) {
     distrust(now_ms);
     return;
   }
-  auto socket = std::make_unique<IdleSocket>();
-  socket->fd.reset(fd);
-  socket->opened_ms = now_ms;
-  if (!in_progress) note_connected(*socket);
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.ptr = tagged(socket.get());
-  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0) idle_.push_back(std::move(socket));
+  IdleSocket socket{base::UniqueFd(fd), now_ms};
+  if (!in_progress) note_connected(socket);
+  if (sockets_.watch(fd, nullptr) == 0) idle_.push_back(std::move(socket));
 }
 
 // No request follows at once that could carry the handshake's last ACK, as SocketDialer::dial() has
@@ -88,8 +75,8 @@ void Predialer::note_connected(IdleSocket& socket) {
   socket.is_connected = true;
 }
 
-void Predialer::remove(IdleSocket* socket) {
-  std::erase_if(idle_, [&](const auto& entry) { return entry.get() == socket; });
+void Predialer::remove(int fd) {
+  std::erase_if(idle_, [&](const IdleSocket& socket) { return socket.fd.get() == fd; });
 }
 
 void Predialer::distrust(uint64_t now_ms) {

@@ -4,15 +4,14 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "base/unique_fd.h"
 #include "relay/dialer.h"
+#include "relay/socket_watch.h"
 
 namespace relay {
 
-/// epoll's data.ptr of an idle socket; the low bit tells it from a flow.
 struct IdleSocket {
   base::UniqueFd fd;
   uint64_t opened_ms = 0;
@@ -21,18 +20,13 @@ struct IdleSocket {
 
 class Predialer {
  public:
-  Predialer(Dialer& dialer, int epoll_fd, uint32_t wanted)
-      : dialer_(dialer), epoll_fd_(epoll_fd), wanted_(wanted) {}
+  Predialer(Dialer& dialer, SocketWatch& sockets, uint32_t wanted)
+      : dialer_(dialer), sockets_(sockets), wanted_(wanted) {}
 
-  static bool is_idle_socket(void* epoll_data) {
-    return reinterpret_cast<uintptr_t>(epoll_data) & 1;
-  }
-
-  /// A connected socket, out of the pool but still known to epoll under its old name (modify it);
-  /// -1 when there is none.
+  /// A connected socket, watched already; -1 when there is none.
   int take();
-  /// epoll says something about an idle socket.
-  void on_socket(void* epoll_data, uint32_t events, uint64_t now_ms);
+  /// epoll says something about a socket that is no flow's, ours perhaps.
+  void on_socket(int fd, uint32_t events, uint64_t now_ms);
   /// Opens what is missing. Call about once a second and after take().
   void refill(const UpstreamAddress& upstream, uint64_t now_ms);
   /// A socket from take() was closed by the proxy before it answered.
@@ -45,13 +39,13 @@ class Predialer {
  private:
   void open_one(const UpstreamAddress& upstream, uint64_t now_ms);
   void note_connected(IdleSocket& socket);
-  void remove(IdleSocket* socket);
+  void remove(int fd);
   void distrust(uint64_t now_ms);
 
   Dialer& dialer_;
-  int epoll_fd_;
+  SocketWatch& sockets_;
   uint32_t wanted_;
-  std::vector<std::unique_ptr<IdleSocket>> idle_;
+  std::vector<IdleSocket> idle_;
   bool is_trusted_ = false;
   uint64_t not_before_ms_ = 0;  // no trial before
   uint64_t backoff_ms_ = 0;

@@ -40,14 +40,14 @@ Relay::Relay(tun::PacketIo& io, Dialer& dialer, EventSink& events, int epoll_fd,
              stack::Neighbours* neighbours)
     : dialer_(dialer),
       events_(events),
-      epoll_fd_(epoll_fd),
+      sockets_(epoll_fd),
       options_(std::move(options)),
       stack_(io, *this, driver_options, neighbours,
              {.virtual_range = options_.names ? &options_.names->range() : nullptr,
               .catches_dns = options_.catches_dns,
               .mtu = driver_options.mtu}),
       driver_(stack_.driver()),
-      predialer_(dialer, epoll_fd, options_.predial) {}
+      predialer_(dialer, sockets_, options_.predial) {}
 
 Relay::~Relay() {
   reset_all();
@@ -228,11 +228,11 @@ void Relay::notice_limit(const char* what) {
 
 // ---- what happens to a flow ----
 
-void Relay::on_socket(void* data, uint32_t events) {
-  if (Predialer::is_idle_socket(data)) {
-    predialer_.on_socket(data, events, now_ms_);
+void Relay::on_socket(int fd, uint32_t events) {
+  if (Flow* flow = sockets_.flow_of(fd)) {
+    on_flow_socket(*flow, events);
   } else {
-    on_flow_socket(*static_cast<Flow*>(data), events);
+    predialer_.on_socket(fd, events, now_ms_);
   }
 }
 
@@ -246,7 +246,7 @@ void Relay::on_flow_socket(Flow& flow, uint32_t events) {
       int error = 0;
       socklen_t length = sizeof error;
       getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &length);
-      return dial_failed(flow, error ? error : ECONNREFUSED);
+      if (error) return dial_failed(flow, error);  // else it is of what the descriptor was before
     }
     if (flow.can_write)
       if (int error = send_request(flow)) return dial_failed(flow, error);
@@ -324,8 +324,8 @@ void Relay::close_socket(Flow& flow) {
     setsockopt(flow.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
   }
   base::UniqueFd fd(std::exchange(flow.fd, -1));
-  if (is_recyclable(flow) && epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd.get(), nullptr) == 0)
-    dialer_.recycle(std::move(fd));
+  sockets_.release(fd.get());
+  if (is_recyclable(flow)) dialer_.recycle(std::move(fd));
   hold_back(flow, false);
   flow.can_read = flow.can_write = false;
 }
@@ -357,7 +357,7 @@ void Relay::kill(Flow& flow) {
   bury(flow);
 }
 
-// Freed at the end of a round, when neither a queue nor a batch of epoll events names it any more.
+// Freed at the end of a round, when no queue names it any more.
 void Relay::bury(Flow& flow) {
   if (flow.is_buried) return;
   flow.is_buried = true;

@@ -23,6 +23,7 @@
 #include "relay/flow.h"
 #include "relay/own_addresses.h"
 #include "relay/predial.h"
+#include "relay/socket_watch.h"
 #include "tcp/lwip_memory.h"
 
 namespace relay {
@@ -93,7 +94,7 @@ class Relay final : public stack::Owner {
   uint64_t queued_bytes() const { return queued_bytes_; }
 
   /// epoll says something about a socket of this relay.
-  void on_socket(void* epoll_data, uint32_t epoll_events);
+  void on_socket(int fd, uint32_t epoll_events);
 
   void set_now(uint64_t now_ms);
   /// Does all work that came up; frees what is over. Call after every batch of events.
@@ -179,7 +180,7 @@ class Relay final : public stack::Owner {
 
   Dialer& dialer_;
   EventSink& events_;
-  int epoll_fd_;
+  SocketWatch sockets_;
   Options options_;
   stack::Stack stack_;
   tcp::Driver& driver_;

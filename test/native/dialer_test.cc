@@ -162,11 +162,16 @@ TEST("no more than 64 are kept") {
   CHECK_EQ(closed, 1);
 }
 
-TEST("a socket that is not TCP is closed, not kept") {
-  SocketDialer dialer(0);
-  UniqueFd unix_socket(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  int fd = unix_socket.get();
-  dialer.recycle(std::move(unix_socket));
-  CHECK(fcntl(fd, F_GETFD) < 0);
-  CHECK(!dialer.has_spares());
+TEST("a socket of another family is closed, and another made in its place") {
+  for (int family : {AF_UNIX, AF_INET6}) {
+    Listener listener;
+    SocketDialer dialer(0);
+    UniqueFd other(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(other.get() >= 0);
+    dialer.recycle(std::move(other));
+    Dialled pair = dial(dialer, listener);
+    REQUIRE(pair.engine.get() >= 0 && is_ready(pair.engine.get(), POLLOUT));
+    CHECK(pair.proxy.get() >= 0);
+    CHECK(!dialer.has_spares());
+  }
 }
