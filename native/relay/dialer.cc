@@ -73,6 +73,10 @@ void limit_receive_queue(int fd, uint32_t bytes) {
     set(fd, SOL_SOCKET, SO_RCVBUF, static_cast<int>(bytes));
 }
 
+bool tell_when(int fd, uint32_t bytes) {
+  return set(fd, SOL_SOCKET, SO_RCVLOWAT, static_cast<int>(bytes));
+}
+
 base::Result<base::UniqueFd> SocketDialer::make_socket(int family) {
   base::UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return base::Failure{"socket", errno};

@@ -69,6 +69,10 @@ void enable_keepalive(int fd, uint32_t idle_s);
 /// Ends the growth of the socket's receive queue: about `bytes` at a time, socket(7) SO_RCVBUF.
 void limit_receive_queue(int fd, uint32_t bytes);
 
+/// epoll tells of the socket when so many bytes wait, or all of them that will come: SO_RCVLOWAT,
+/// socket(7). False when the kernel refuses.
+bool tell_when(int fd, uint32_t bytes);
+
 /// `203.0.113.5:443`, `[2001:db8::1]:443`, or with a hostname `example.org:443`.
 std::string authority_of(const wire::FlowKey& key, std::string_view hostname = {});
 

@@ -71,8 +71,11 @@ struct Flow : stack::Connection {
   bool has_bounded_queue : 1 = false;  // of the kernel, towards us
   bool is_held_back : 1 = false;       // its upstream has bytes that may not be read yet
   bool is_counted_active : 1 = false;
-  bool is_dns : 1 = false;     // goes to the DNS socket, not to the proxy
-  bool is_buried : 1 = false;  // in the list of flows about to be freed
+  bool is_dns : 1 = false;       // goes to the DNS socket, not to the proxy
+  bool is_gathered : 1 = false;  // the kernel tells of much, or of an end
+  bool is_in_gather_queue : 1 = false;
+  bool has_read_lately : 1 = false;  // since check_gathered() looked at it
+  bool is_buried : 1 = false;        // in the list of flows about to be freed
   std::unique_ptr<ConnectReply> reply;
   std::unique_ptr<FlowName> name;  // null: it goes by its address
   std::unique_ptr<Sniffing> sniffing;
@@ -84,6 +87,7 @@ struct Flow : stack::Connection {
   uint64_t written_bytes = 0;  // towards the app
   uint64_t settled_acks = 0;   // of acked_bytes, already accounted for
   uint64_t to_upstream_bytes = 0;
+  uint32_t stream_bytes = 0;  // to the app since it last said something; not all of a long stream
 
   uint64_t started_ms = 0;
   uint32_t last_activity_s = 0;

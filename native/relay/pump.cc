@@ -72,6 +72,7 @@ void Relay::pump_to_upstream(Flow& flow) {
   }
   if (total > 0) {
     flow.to_upstream_bytes += total;
+    stop_gathering(flow);
     stats_.to_upstream_bytes += total;
     touch(flow);
     driver_.consumed(flow, total);
@@ -215,6 +216,7 @@ void Relay::pump_to_app(Flow& flow) {
     wrote = true;
     hold_back(flow, false);
     touch(flow);
+    note_read(flow, static_cast<uint32_t>(n));
     stats_.to_app_bytes += static_cast<uint64_t>(n);
     if (!flow.is_sending) {
       flow.is_sending = true;

@@ -333,7 +333,7 @@ void Relay::close_socket(Flow& flow) {
 // One that ended in order, and whose buffers and options are as new.
 bool Relay::is_recyclable(const Flow& flow) const {
   bool is_over = flow.upstream_finished && flow.fin_to_upstream && !flow.was_reset;
-  bool is_as_new = !flow.has_keepalive && !flow.has_bounded_queue &&
+  bool is_as_new = !flow.has_keepalive && !flow.has_bounded_queue && !flow.is_gathered &&
                    flow.written_bytes + flow.to_upstream_bytes <= kMostBytesOfRecycled;
   return is_over && is_as_new && !flow.is_dns;
 }
@@ -374,6 +374,7 @@ void Relay::on_time_wait_over(stack::Connection& c) {
 }
 
 void Relay::run() {
+  check_gathered();
   // Work may make more work (a flow that used up its budget): one round each, then back to epoll.
   todo_.swap(dirty_);
   for (Flow* flow : todo_) {
@@ -408,7 +409,7 @@ int Relay::timeout_ms() const {
     int left = due_ms > now_ms_ ? static_cast<int>(due_ms - now_ms_) : 0;
     if (timeout < 0 || left < timeout) timeout = left;
   };
-  for (const std::deque<Due>* queue : {&held_acks_, &silent_, &slow_})
+  for (const std::deque<Due>* queue : {&held_acks_, &gathered_, &silent_, &slow_})
     if (!queue->empty()) earlier(queue->front().due_ms);
   bool has_idle_memory = send_buffers_.has_surplus() || driver_.has_surplus_buffers();
   if (stack_.size() > 0 || options_.predial > 0 || dialer_.has_spares() || has_idle_memory)

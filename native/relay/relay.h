@@ -74,6 +74,7 @@ struct RelayStats {
   uint64_t over_limit = 0;
   uint64_t unnamed = 0;     // to virtual addresses that stand for nothing
   uint64_t predialled = 0;  // dials that found a connection open
+  uint64_t gathered = 0;    // streams that became long and fast enough
   uint64_t pending = 0;
   uint64_t active = 0;
   uint64_t to_upstream_bytes = 0;
@@ -169,6 +170,14 @@ class Relay final : public stack::Owner {
   void hold_back(Flow& flow, bool is_held_back);
   void hold_ack(Flow& flow);
   void send_held_acks();
+
+  // gather.cc: long streams
+  void note_read(Flow& flow, uint32_t bytes);
+  void stop_gathering(Flow& flow);
+  void tell_of_every_byte(Flow& flow);
+  void look_after(Flow& flow);
+  void check_gathered();
+
   void touch(Flow& flow) { flow.last_activity_s = static_cast<uint32_t>(now_ms_ / 1000); }
 
   // timing_wheel.cc: slow time-outs
@@ -201,8 +210,9 @@ class Relay final : public stack::Owner {
     Flow* flow;
   };
   std::deque<Due> held_acks_;
-  std::deque<Due> silent_;  // sniffed flows, until they must have sent something
-  std::deque<Due> slow_;    // sniffed flows that have, until they must have told their name
+  std::deque<Due> gathered_;  // streams, until they are looked at
+  std::deque<Due> silent_;    // sniffed flows, until they must have sent something
+  std::deque<Due> slow_;      // sniffed flows that have, until they must have told their name
 
   static constexpr uint8_t kReadChunks = 16;  // of 64 KiB, per system call
   std::array<SendBuffer*, kReadChunks> scratch_{};
