@@ -1,6 +1,6 @@
-// Long streams from the upstream are gathered: the kernel tells of them when half a mebibyte waits
-// (SO_RCVLOWAT, socket(7)), not at each segment. Fewer wake-ups, larger reads, larger packets to
-// the app; decision 0018.
+// Long streams from the upstream are gathered: the kernel tells of them when a large packet's worth
+// waits (SO_RCVLOWAT, socket(7)), not at each segment. Fewer wake-ups, larger reads, larger packets
+// to the app; decision 0018.
 //
 // What is less than that must not wait for ever. A millisecond or two without a read, and the flow
 // is asked how much lies there: something is read, nothing ends the gathering. It ends, too, when
@@ -16,7 +16,7 @@
 namespace relay {
 namespace {
 
-constexpr uint32_t kGathered = 512 * 1024;
+constexpr uint32_t kGathered = 440 * 1024;  // what the largest packet to the app takes
 constexpr uint32_t kLongStream = 4 << 20;   // bytes without a word of the app's
 constexpr uint32_t kFastRead = 128 * 1024;  // bytes that came while we were at work elsewhere
 constexpr uint64_t kPatienceMs = 1;

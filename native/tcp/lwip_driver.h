@@ -54,10 +54,11 @@ class EndpointSink {
 
 struct DriverOptions {
   uint32_t mtu = 1500;
-  uint32_t congestion_window = 512 * 1024;  // bytes in flight towards the app; keeps them in cache
-  uint32_t first_window = 64 * 1024;        // receive window of a new connection, at most 65535
-  uint32_t largest_window = 1024 * 1024;    // it may grow to, as long as receive_limit permits
-  uint64_t receive_limit = 128ull << 20;    // bytes, sum of all receive windows
+  uint32_t congestion_window =
+      14 * 65495;                         // bytes in flight to the app: two of the largest packets
+  uint32_t first_window = 64 * 1024;      // receive window of a new connection, at most 65535
+  uint32_t largest_window = 1024 * 1024;  // it may grow to, as long as receive_limit permits
+  uint64_t receive_limit = 128ull << 20;  // bytes, sum of all receive windows
 };
 
 struct DriverStats {

@@ -19,7 +19,9 @@ namespace {
 constexpr uint32_t kIpv4Bytes = 20;
 constexpr uint32_t kTcpBytes = 20;
 constexpr uint32_t kLargestSayable = 65535;  // in the total length of an IPv4 header
-constexpr uint32_t kLargestPayload = 524'000;
+// alloc_skb_with_frags() in net/core/skbuff.c: at most 17 pieces, of 32 KiB and, for the rest, of
+// up to three powers of two below it. So 14 and the rest always fit, and so do 15 without one.
+constexpr uint32_t kLargestPayload = 15 * 32 * 1024;
 
 // Where things are in a TCP header (RFC 9293 section 3.1).
 constexpr size_t kSeqAt = 4, kAckAt = 8, kOffsetAt = 12, kFlagsAt = 13, kWindowAt = 14,

@@ -7,8 +7,8 @@
 // pass through the kernel's network stack, a wake-up of the app, an ACK and our reading of it. The
 // kernel has packets of up to 512 KiB for itself, "BIG TCP" (since Linux 6.3: total length 0 in the
 // IPv4 header, GSO says the rest; include/linux/ip.h, iph_totlen()), and a TUN device takes them
-// (since 6.6; older ones answer EMSGSIZE). They are for this host alone: on their way out of it
-// they would be cut in software.
+// (since 6.6; older ones answer EMSGSIZE) of up to 480 KiB. They are for this host alone: on their
+// way out of it they would be cut in software.
 #pragma once
 #include <array>
 #include <cstdint>

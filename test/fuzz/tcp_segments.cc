@@ -44,6 +44,7 @@ class Scenario {
  private:
   static lab::LabOptions options(fuzz::Input& input) {
     lab::LabOptions o;
+    o.engine.relay.is_app_here = [](const wire::FlowKey&) { return true; };  // large packets
     uint8_t bits = input.u8();
     o.engine.relay.early_accept = bits & 1;
     o.engine.relay.sniffs = (bits & 9) == 9;
@@ -65,7 +66,7 @@ class Scenario {
       case 1: answer(slot); break;
       case 2: proxy_raw(slot); break;
       case 3: proxy_send(slot, input_.u8()); break;
-      case 4: proxy_send(slot, input_.u16()); break;
+      case 4: proxy_send(slot, size_t{input_.u16()} * 4); break;
       case 5:
         if (slot.proxy) slot.proxy->finish();
         break;

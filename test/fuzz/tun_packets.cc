@@ -119,6 +119,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   names.table->set(0, "www.example.org");
   lab::LabOptions options = bits & 16 ? names.options() : lab::LabOptions{};
   options.engine.relay.sniffs = bits & 32;
+  options.engine.relay.is_app_here = [](const wire::FlowKey&) { return true; };
   lab::Lab lab(options);
   auto pair = lab.open();
   lab::AppTcp& held = lab.apps.connect();
