@@ -135,7 +135,7 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
     } else if (who == &member_) {
       for (const auto& packet : member_->take()) relay_->stack().take_packet(packet);
     } else {
-      relay_->on_socket(ready[i].data.fd, ready[i].events);
+      relay_->on_socket(static_cast<int>(ready[i].data.u64), ready[i].events);
     }
   }
   int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;

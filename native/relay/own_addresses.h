@@ -1,4 +1,4 @@
-// Which addresses are this host's.
+// Which IPv4 addresses are this host's.
 #pragma once
 #include <cstdint>
 
@@ -10,11 +10,12 @@ namespace relay {
 /// address.
 class OwnAddresses {
  public:
-  /// Whether the app of a flow is on this host, and not behind it (a container, a routed network).
+  /// Whether the app of an IPv4 flow is on this host, and not behind it (a container, a routed
+  /// network).
   bool has_app_of(const wire::FlowKey& key, uint64_t now_ms);
 
  private:
-  uint32_t address_[4] = {};
+  uint32_t address_ = 0;  // network order
   bool is_own_ = false;
   uint64_t asked_ms_ = 0;  // 0: never
 };

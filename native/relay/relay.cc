@@ -146,7 +146,7 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
   wheel_insert(flow, next_check_ms(flow));
   events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
   bound_receive_queue(flow);
-  flow.takes_large_packets = is_app_here(flow);
+  flow.takes_large_packets = takes_large_packets(flow);
   if (!early_data.empty()) {
     if (!driver_.write(flow, early_data.data(), static_cast<uint32_t>(early_data.size()), true))
       return abort_app(flow);
@@ -171,8 +171,9 @@ void Relay::bound_receive_queue(Flow& flow) {
     limit_receive_queue(flow.fd, static_cast<uint32_t>(std::max(share, kLeastShare)));
 }
 
-// Only then its kernel takes the packets as they are (tcp/packet_writer.h).
-bool Relay::is_app_here(const Flow& flow) {
+// Only then its kernel takes large packets as they are (tcp/packet_writer.h, IPv4 alone).
+bool Relay::takes_large_packets(const Flow& flow) {
+  if (flow.key.is_v6()) return false;
   if (options_.is_app_here) return options_.is_app_here(flow.key);
   return own_addresses_.has_app_of(flow.key, now_ms_);
 }
@@ -333,7 +334,7 @@ void Relay::close_socket(Flow& flow) {
 // One that ended in order, and whose buffers and options are as new.
 bool Relay::is_recyclable(const Flow& flow) const {
   bool is_over = flow.upstream_finished && flow.fin_to_upstream && !flow.was_reset;
-  bool is_as_new = !flow.has_keepalive && !flow.has_bounded_queue && !flow.is_gathered &&
+  bool is_as_new = !flow.has_keepalive && !flow.has_bounded_queue &&
                    flow.written_bytes + flow.to_upstream_bytes <= kMostBytesOfRecycled;
   return is_over && is_as_new && !flow.is_dns;
 }

@@ -121,7 +121,7 @@ class Relay final : public stack::Owner {
   void on_flow_socket(Flow& flow, uint32_t epoll_events);
   void succeed(Flow& flow, std::span<const uint8_t> early_data);
   void bound_receive_queue(Flow& flow);
-  bool is_app_here(const Flow& flow);
+  bool takes_large_packets(const Flow& flow);
   void refuse(Flow& flow, int status, std::string_view head);
   void fail(Flow& flow, int error, std::string_view text);
   void answer_failure(Flow& flow, int error);

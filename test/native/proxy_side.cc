@@ -142,6 +142,7 @@ int ProxySide::dial(const relay::UpstreamAddress& upstream, bool& in_progress) {
   in_progress = how == Dial::kLater;
   int fd = how == Dial::kTcp ? dial_tcp(in_progress) : dial_pair(how == Dial::kLater);
   if (fd >= 0) ends.back()->dialled_address = port;
+  if (fd >= 0 && how == Dial::kGone) ends.back()->close();
   return fd;
 }
 

@@ -64,6 +64,8 @@ enum class Dial {
   kLater,  // a socket pair that is connecting until establish()
   kTcp,    // loopback TCP, for what only TCP has (RST)
   kError,  // dial() fails with next_error
+  kGone,   // a socket pair whose other end is closed: connected, and not even the request can be
+           // sent
 };
 
 class ProxySide {

@@ -176,6 +176,15 @@ TEST("a proxy that cannot be dialled becomes network unreachable") {
   }
 }
 
+TEST("a proxy that is gone before the request fails the flow, not the engine") {
+  CheckedLab lab({.dial = Dial::kGone});
+  AppTcp& app = lab.apps.connect();
+  CHECK(lab.until([&] { return app.is_unreachable; }, 100));
+  auto events = lab.events();
+  REQUIRE(find(events, EventKind::kFailed));
+  CHECK_EQ(find(events, EventKind::kFailed)->error, EPIPE);
+}
+
 TEST("a proxy whose host is unreachable becomes host unreachable") {
   for (bool is_v6 : kBothFamilies) {
     CheckedLab lab({.dial = Dial::kError});
