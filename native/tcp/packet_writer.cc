@@ -77,7 +77,6 @@ bool PacketWriter::write_now(pbuf* packet, uint32_t mss) {
   put_pseudo_checksum(ip, v6, tcp, tcp_bytes);
   uint32_t header_bytes = header_bytes_of(tcp);
   tun::VnetHeader vnet = vnet_header(v6, ip_bytes, header_bytes, tcp_bytes - header_bytes, mss);
-  if (vnet.gso_type != tun::kVnetGsoNone) stats_.gso_packets++;
   memcpy(ip - kVnetBytes, &vnet, kVnetBytes);
 
   iovec parts[kMaxParts];
@@ -161,7 +160,6 @@ bool PacketWriter::write_waiting(uint32_t seq, int first_part, int part_count,
   put_pseudo_checksum(ip, false, tcp, kTcpBytes + payload_bytes);
   tun::VnetHeader vnet = vnet_header(false, kIpv4Bytes, kTcpBytes, payload_bytes, w.mss);
   memcpy(w.head.data(), &vnet, kVnetBytes);
-  if (vnet.gso_type != tun::kVnetGsoNone) stats_.gso_packets++;
   bool is_large = kHeaderBytes + payload_bytes > kLargestSayable;
   // The slot before the first part is free, or belongs to a part that was written before.
   iovec* parts = &w.parts[static_cast<size_t>(first_part)];

@@ -21,7 +21,6 @@ namespace tcp {
 
 struct WriterStats {
   uint64_t packets = 0;
-  uint64_t gso_packets = 0;    // to be cut by the kernel, or not at all
   uint64_t large_packets = 0;  // of more than 64 KiB
   uint64_t errors = 0;
 };

@@ -20,6 +20,12 @@ LabOptions with_app_here(tun::Faults faults = {}) {
   return options;
 }
 
+// 0: they are lost without a word.
+void refuse_large_packets(Lab& lab, int error) {
+  lab.wire.largest_packet = kSayable + sizeof(tun::VnetHeader);
+  lab.wire.too_large_error = error;
+}
+
 struct Way {
   size_t up, down;
 };
@@ -105,8 +111,7 @@ TEST("an app that resets in the middle of a large packet leaves nothing behind")
 
 TEST("a device that takes none is asked once, and loses nothing") {
   CheckedLab lab(with_app_here());
-  lab.wire.largest_packet = kSayable + sizeof(tun::VnetHeader);
-  lab.wire.too_large_error = EMSGSIZE;
+  refuse_large_packets(lab, EMSGSIZE);
   auto pair = lab.open();
   REQUIRE(pair);
   exchange(lab, pair, 0, kDownload, 150);  // no time-out has a part in it
@@ -116,8 +121,7 @@ TEST("a device that takes none is asked once, and loses nothing") {
 
 TEST("a device short of memory gets smaller ones, and large ones again later") {
   CheckedLab lab(with_app_here());
-  lab.wire.largest_packet = kSayable + sizeof(tun::VnetHeader);
-  lab.wire.too_large_error = ENOBUFS;
+  refuse_large_packets(lab, ENOBUFS);
   auto pair = lab.open();
   REQUIRE(pair);
   pair.proxy->send(lab::pattern(2, kDownload));
@@ -133,7 +137,7 @@ TEST("a device short of memory gets smaller ones, and large ones again later") {
 
 TEST("large packets that never arrive are given up after a few, and no byte is missing") {
   CheckedLab lab(with_app_here());
-  lab.wire.largest_packet = kSayable + sizeof(tun::VnetHeader);
+  refuse_large_packets(lab, 0);
   auto pair = lab.open();
   REQUIRE(pair);
   exchange(lab, pair, 0, kDownload, 30'000);
