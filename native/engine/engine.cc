@@ -2,7 +2,6 @@
 #include "engine/engine.h"
 
 #include <pthread.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -19,6 +18,7 @@ constexpr int kPacketsPerRound = 64;      // then the sockets get their turn
 constexpr uint64_t kManyConnections = 2;  // of one round
 constexpr long kNapNs = 30'000;
 constexpr size_t kMostReplyBytesWaiting = 4 << 20;
+constexpr uint64_t kMuch = 8192;  // bytes carried in a round, more than a message and its answer
 
 // With connections coming in numbers, one larger round costs less than two with a sleep and a
 // wake-up between them: who makes them need not wake us (docs/performance.md). As network cards do
@@ -28,13 +28,15 @@ void take_a_nap() {
   nanosleep(&nap, nullptr);
 }
 
-}  // namespace
-
-uint64_t monotonic_ms() {
+uint64_t monotonic_ns() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1000000;
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
+
+}  // namespace
+
+uint64_t monotonic_ms() { return monotonic_ns() / 1'000'000; }
 
 base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::PacketIo> device,
                                                      std::unique_ptr<relay::Dialer> dialer,
@@ -117,11 +119,42 @@ void Engine::run() {
   run_commands();
 }
 
+int Engine::wait(epoll_event* ready, int timeout_ms) {
+  auto sleep = [&] { return epoll_wait(epoll_.get(), ready, kEventsPerRound, timeout_ms); };
+  if (timeout_ms == 0) return sleep();
+  if (has_many_connections_) take_a_nap();
+  if (has_many_connections_ || has_carried_much_) {
+    short_waits_.forget();
+    return sleep();
+  }
+  uint64_t began_ns = monotonic_ns();
+  int count = 0;
+  if (!short_waits_.is_next_expected() || !begin_polling()) {
+    count = sleep();
+    short_waits_.slept(monotonic_ns() - began_ns);
+    return count;
+  }
+  do {
+    count = epoll_wait(epoll_.get(), ready, kEventsPerRound, 0);
+  } while (count == 0 && monotonic_ns() - began_ns < ShortWaits::kPollNs);
+  end_polling();
+  short_waits_.polled(count == 0);
+  return count == 0 ? sleep() : count;
+}
+
+// Who is waited for needs a processor, too.
+bool Engine::begin_polling() {
+  return member_ ? member_->begin_polling() : std::thread::hardware_concurrency() > 1;
+}
+
+void Engine::end_polling() {
+  if (member_) member_->end_polling();
+}
+
 bool Engine::step(int timeout_ms, uint64_t now_ms) {
   epoll_event ready[kEventsPerRound];
   if (device_may_have_more_) timeout_ms = 0;
-  if (timeout_ms != 0 && has_many_connections_) take_a_nap();
-  int count = epoll_wait(epoll_.get(), ready, kEventsPerRound, timeout_ms);
+  int count = wait(ready, timeout_ms);
   now_ms_ = now_ms ? now_ms : monotonic_ms();
   relay_->set_now(now_ms_);
   relay_->run_timers();
@@ -141,8 +174,12 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
   int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;
   hand_over_datagrams();
   relay_->run();
-  uint64_t opened = relay_->stats().opened;
-  has_many_connections_ = opened - counters_.get(Counter::kOpenedFlows) >= kManyConnections;
+  const relay::RelayStats& now = relay_->stats();
+  auto since = [this](uint64_t sum, Counter before) { return sum - counters_.get(before); };
+  has_many_connections_ = since(now.opened, Counter::kOpenedFlows) >= kManyConnections;
+  has_carried_much_ = since(now.to_upstream_bytes, Counter::kBytesToUpstream) +
+                          since(now.to_app_bytes, Counter::kBytesToApp) >=
+                      kMuch;
   publish_counters();
   if (more < 0) {
     events_.push(relay::EventKind::kFatal, nullptr, now_ms_, 0, -more, "the TUN device is gone");

@@ -1,5 +1,7 @@
 // The one thread: epoll over the TUN queue and all upstream sockets, timers, commands.
 #pragma once
+#include <sys/epoll.h>
+
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -12,6 +14,7 @@
 #include "engine/datagram_queue.h"
 #include "engine/events.h"
 #include "engine/queue_group.h"
+#include "engine/short_waits.h"
 #include "relay/relay.h"
 #include "tun/lossy_io.h"
 
@@ -78,6 +81,10 @@ class Engine final : public EngineFace, private relay::EventSink {
          Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup,
          std::unique_ptr<GroupMember> member, std::function<void()> wake_datagrams);
   void run();
+  /// epoll_wait(2), with what helps before it: a nap, or polling.
+  int wait(epoll_event* ready, int timeout_ms);
+  bool begin_polling();
+  void end_polling();
   void post(std::function<void()> command);
   void run_commands();
   void hand_over_datagrams();
@@ -104,7 +111,10 @@ class Engine final : public EngineFace, private relay::EventSink {
   std::thread thread_;
   std::atomic<bool> is_stopping_{false};
   bool device_may_have_more_ = false;
+  // Of the last round:
   bool has_many_connections_ = false;
+  bool has_carried_much_ = false;
+  ShortWaits short_waits_;
   std::mutex commands_mutex_;
   std::vector<std::function<void()>> commands_;
 };

@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -22,7 +24,8 @@ namespace engine {
 
 class QueueGroup {
  public:
-  explicit QueueGroup(size_t queues) : secret_(base::random_key()), mailboxes_(queues) {
+  explicit QueueGroup(size_t queues, unsigned processors = std::thread::hardware_concurrency())
+      : secret_(base::random_key()), mailboxes_(queues), most_polling_(processors / 2) {
     for (auto& mailbox : mailboxes_) {
       mailbox = std::make_unique<Mailbox>();
       mailbox->event.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
@@ -66,6 +69,15 @@ class QueueGroup {
     return true;
   }
 
+  /// No more engines poll than leave a processor each to whom they wait for.
+  /// @return false when that many poll; otherwise end_polling() is due
+  bool begin_polling() {
+    if (polling_.fetch_add(1, std::memory_order_relaxed) < most_polling_) return true;
+    end_polling();
+    return false;
+  }
+  void end_polling() { polling_.fetch_sub(1, std::memory_order_relaxed); }
+
   int event_fd(uint32_t queue) const { return mailboxes_[queue]->event.get(); }
 
   std::vector<std::vector<uint8_t>> take(uint32_t queue) {
@@ -102,6 +114,8 @@ class QueueGroup {
   base::SipKey secret_;
   std::array<Shard, kShards> shards_;
   std::vector<std::unique_ptr<Mailbox>> mailboxes_;
+  const unsigned most_polling_;
+  std::atomic<unsigned> polling_{0};
 };
 
 /// One engine's view of its group.
@@ -117,6 +131,8 @@ class GroupMember final : public stack::Neighbours {
   bool pass_on(const wire::FlowKey& key, uint32_t hash, std::span<const uint8_t> packet) override {
     return group_->pass_on(key, hash, packet, queue_);
   }
+  bool begin_polling() { return group_->begin_polling(); }
+  void end_polling() { group_->end_polling(); }
   int event_fd() const { return group_->event_fd(queue_); }
   std::vector<std::vector<uint8_t>> take() { return group_->take(queue_); }
 
