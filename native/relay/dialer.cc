@@ -87,6 +87,7 @@ base::Result<base::UniqueFd> SocketDialer::make_socket(int family) {
     // On a socket that connects: the handshake's last ACK waits for the request, which follows at
     // once (tcp_rcv_synsent_state_process() in net/ipv4/tcp_input.c). A packet less per connection.
     set(fd.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, 1);
+    near_path_.prepare(fd.get());
   }
   return fd;
 }
@@ -107,6 +108,12 @@ base::UniqueFd SocketDialer::take_spare() {
     return fd;
   }
   return {};
+}
+
+void SocketDialer::note_connected(int fd) {
+  if (!near_path_.learn(fd)) return;
+  spares_.clear();
+  least_spares_ = 0;
 }
 
 void SocketDialer::recycle(base::UniqueFd fd) {

@@ -5,10 +5,12 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "relay/near_path.h"
 #include "wire/flow_key.h"
 
 namespace relay {
@@ -31,6 +33,8 @@ class Dialer {
   virtual ~Dialer() = default;
   /// A non-blocking socket that is connecting, or -errno. `in_progress` is false once connected.
   virtual int dial(const UpstreamAddress& upstream, bool& in_progress) = 0;
+  /// Of a socket of dial() that the proxy has answered on: what can be learnt for the next ones.
+  virtual void note_connected(int) {}
   /// Takes a socket of dial() that has read the other end's FIN and has nothing more to send, with
   /// the options that dial() gave it. It may be dialled again, in the epoll sets where it is.
   virtual void recycle(base::UniqueFd) {}
@@ -41,8 +45,10 @@ class Dialer {
 
 class SocketDialer final : public Dialer {
  public:
-  explicit SocketDialer(uint32_t fwmark) : fwmark_(fwmark) {}
+  explicit SocketDialer(uint32_t fwmark, NearPath near_path = NearPath())
+      : fwmark_(fwmark), near_path_(std::move(near_path)) {}
   int dial(const UpstreamAddress& upstream, bool& in_progress) override;
+  void note_connected(int fd) override;
   void recycle(base::UniqueFd fd) override;
   void trim() override;
   bool has_spares() const override { return !spares_.empty(); }
@@ -52,6 +58,7 @@ class SocketDialer final : public Dialer {
   base::Result<base::UniqueFd> make_socket(int family);
 
   uint32_t fwmark_;
+  NearPath near_path_;
   std::vector<base::UniqueFd> spares_;  // oldest first
   size_t least_spares_ = 0;             // since the last trim()
 };

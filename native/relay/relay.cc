@@ -145,6 +145,7 @@ void Relay::succeed(Flow& flow, std::span<const uint8_t> early_data) {
   wheel_remove(flow);
   wheel_insert(flow, next_check_ms(flow));
   events_.on_flow_event(EventKind::kOpened, flow, 0, 0, {});
+  if (!flow.is_dns) dialer_.note_connected(flow.fd);
   bound_receive_queue(flow);
   flow.takes_large_packets = takes_large_packets(flow);
   if (!early_data.empty()) {

@@ -7,6 +7,7 @@
 #include <poll.h>
 
 #include <cerrno>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -14,11 +15,13 @@
 #include "proxy_side.h"
 
 using base::UniqueFd;
+using relay::NearPath;
 using relay::SocketDialer;
 
 namespace {
 
 constexpr int kLimitMs = 5000;
+constexpr uint32_t kNearEnoughUs = 10'000'000;  // also on a machine that is busy
 
 bool is_ready(int fd, short events) {
   pollfd wait{fd, events, 0};
@@ -80,6 +83,18 @@ int use_once(SocketDialer& dialer, const Listener& listener, const std::string& 
   if (!is_said || read_all(fd) != word) return -1;
   dialer.recycle(std::move(pair.engine));
   return read_all(pair.proxy.get()) == word ? fd : -1;
+}
+
+std::string congestion_control(int fd) {
+  char name[16] = "";
+  socklen_t length = sizeof name;
+  getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &length);
+  return {name, strnlen(name, length)};
+}
+
+std::string usual_congestion_control(const Listener& listener) {
+  SocketDialer dialer(0, NearPath("none-such"));
+  return congestion_control(dial(dialer, listener).engine.get());
 }
 
 }  // namespace
@@ -174,4 +189,43 @@ TEST("a socket of another family is closed, and another made in its place") {
     CHECK(pair.proxy.get() >= 0);
     CHECK(!dialer.has_spares());
   }
+}
+
+TEST("sockets to a near proxy are made without a congestion control that paces") {
+  Listener listener;
+  std::string usual = usual_congestion_control(listener);
+  SocketDialer dialer(0, NearPath(usual, kNearEnoughUs));
+  Dialled first = dial(dialer, listener);
+  CHECK(congestion_control(first.engine.get()) == usual);
+  REQUIRE(is_ready(first.engine.get(), POLLOUT));
+  dialer.note_connected(first.engine.get());
+  Dialled second = dial(dialer, listener);
+  CHECK(congestion_control(second.engine.get()) == "reno");
+}
+
+TEST("what the kernel chose stays, where it does not pace or the proxy is far") {
+  Listener listener;
+  std::string usual = usual_congestion_control(listener);
+  for (const NearPath& path : {NearPath("none-such"), NearPath(usual, 0)}) {
+    SocketDialer dialer(0, path);
+    for (int i = 0; i < 40; i++) {
+      Dialled pair = dial(dialer, listener);
+      REQUIRE(is_ready(pair.engine.get(), POLLOUT));
+      CHECK(congestion_control(pair.engine.get()) == usual);
+      dialer.note_connected(pair.engine.get());
+    }
+  }
+}
+
+TEST("a spare that was made before the proxy was known to be near is not dialled again") {
+  Listener listener;
+  std::string usual = usual_congestion_control(listener);
+  SocketDialer dialer(0, NearPath(usual, kNearEnoughUs));
+  REQUIRE(use_once(dialer, listener, "word") >= 0);
+  REQUIRE(dialer.has_spares());
+  SocketDialer plain(0, NearPath("none-such"));
+  Dialled other = dial(plain, listener);
+  REQUIRE(is_ready(other.engine.get(), POLLOUT));
+  dialer.note_connected(other.engine.get());
+  CHECK(!dialer.has_spares());
 }
