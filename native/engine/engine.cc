@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <time.h>
 
 #include <cerrno>
@@ -14,19 +13,9 @@ namespace engine {
 namespace {
 
 constexpr int kEventsPerRound = 512;
-constexpr int kPacketsPerRound = 64;      // then the sockets get their turn
-constexpr uint64_t kManyConnections = 2;  // of one round
-constexpr long kNapNs = 30'000;
+constexpr int kPacketsPerRound = 64;  // then the sockets get their turn
 constexpr size_t kMostReplyBytesWaiting = 4 << 20;
 constexpr uint64_t kMuch = 8192;  // bytes carried in a round, more than a message and its answer
-
-// With connections coming in numbers, one larger round costs less than two with a sleep and a
-// wake-up between them: who makes them need not wake us (docs/performance.md). As network cards do
-// with their interrupts.
-void take_a_nap() {
-  timespec nap{0, kNapNs};
-  nanosleep(&nap, nullptr);
-}
 
 uint64_t monotonic_ns() {
   timespec now;
@@ -109,7 +98,6 @@ void Engine::run() {
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are node's
-  prctl(PR_SET_TIMERSLACK, 1);                // else a nap takes 50 us longer
   relay_->set_now(monotonic_ms());
   while (!is_stopping_) {
     if (!step(timeout_ms(), 0)) break;
@@ -122,8 +110,7 @@ void Engine::run() {
 int Engine::wait(epoll_event* ready, int timeout_ms) {
   auto sleep = [&] { return epoll_wait(epoll_.get(), ready, kEventsPerRound, timeout_ms); };
   if (timeout_ms == 0) return sleep();
-  if (has_many_connections_) take_a_nap();
-  if (has_many_connections_ || has_carried_much_) {
+  if (has_carried_much_) {
     short_waits_.forget();
     return sleep();
   }
@@ -176,7 +163,6 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
   relay_->run();
   const relay::RelayStats& now = relay_->stats();
   auto since = [this](uint64_t sum, Counter before) { return sum - counters_.get(before); };
-  has_many_connections_ = since(now.opened, Counter::kOpenedFlows) >= kManyConnections;
   has_carried_much_ = since(now.to_upstream_bytes, Counter::kBytesToUpstream) +
                           since(now.to_app_bytes, Counter::kBytesToApp) >=
                       kMuch;

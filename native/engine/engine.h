@@ -81,7 +81,7 @@ class Engine final : public EngineFace, private relay::EventSink {
          Options options, std::function<void()> wake, base::UniqueFd epoll, base::UniqueFd wakeup,
          std::unique_ptr<GroupMember> member, std::function<void()> wake_datagrams);
   void run();
-  /// epoll_wait(2), with what helps before it: a nap, or polling.
+  /// epoll_wait(2), polling before it where that is worth it.
   int wait(epoll_event* ready, int timeout_ms);
   bool begin_polling();
   void end_polling();
@@ -111,9 +111,7 @@ class Engine final : public EngineFace, private relay::EventSink {
   std::thread thread_;
   std::atomic<bool> is_stopping_{false};
   bool device_may_have_more_ = false;
-  // Of the last round:
-  bool has_many_connections_ = false;
-  bool has_carried_much_ = false;
+  bool has_carried_much_ = false;  // in the last round
   ShortWaits short_waits_;
   std::mutex commands_mutex_;
   std::vector<std::function<void()>> commands_;

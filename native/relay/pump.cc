@@ -191,17 +191,18 @@ void Relay::pump_to_app(Flow& flow) {
     uint32_t chunk = std::min(driver_.preferred_write(flow), allowance);
     // A flow that fills what it is given is given more: large reads are what makes many downloads
     // at once cheap (docs/performance.md), small ones what keeps a question and answer quick.
-    uint32_t chunks = std::clamp<uint32_t>(allowance / chunk, 1, flow.read_chunks);
+    uint32_t chunks = std::clamp<uint32_t>((allowance + chunk - 1) / chunk, 1, flow.read_chunks);
+    uint32_t wanted = std::min(chunk * chunks, allowance);
     iovec parts[kReadChunks];
     for (uint32_t i = 0; i < chunks; i++) {
       if (!scratch_[i] && !(scratch_[i] = send_buffers_.take())) return;
-      parts[i] = {scratch_[i]->data, chunk};
+      parts[i] = {scratch_[i]->data, std::min(chunk, wanted - i * chunk)};
     }
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = chunks;
     ssize_t n =
-        chunks == 1 ? recv(flow.fd, parts[0].iov_base, chunk, 0) : recvmsg(flow.fd, &message, 0);
+        chunks == 1 ? recv(flow.fd, parts[0].iov_base, wanted, 0) : recvmsg(flow.fd, &message, 0);
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return abort_app(flow);
@@ -227,12 +228,12 @@ void Relay::pump_to_app(Flow& flow) {
       uint32_t length = std::min(left, chunk);
       left -= length;
       if (!queue_to_app(flow, scratch_[i], length)) return abort_app(flow);
-      // Keep the pipe busy; the short rest is flushed below, together with a FIN that may be next.
-      bool goes_alone = !driver_.sends_large_packets(flow) || left < chunk;
-      if (length == chunk && goes_alone) driver_.flush(flow);
+      // Keep the pipe busy. A short rest is flushed below, together with a FIN that may be next; so
+      // is what leaves in one large packet.
+      if (length == chunk && !driver_.sends_large_packets(flow)) driver_.flush(flow);
       if (!flow.pcb) return settle(flow);
     }
-    bool was_full = static_cast<uint32_t>(n) == chunk * chunks;
+    bool was_full = static_cast<uint32_t>(n) == wanted;
     if (was_full && chunks == flow.read_chunks) {
       flow.read_chunks = std::min<uint8_t>(static_cast<uint8_t>(flow.read_chunks * 4), kReadChunks);
     } else if (static_cast<uint32_t>(n) < chunk) {

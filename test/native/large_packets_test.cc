@@ -86,6 +86,18 @@ TEST("without window scaling no packet is large") {
   CHECK(pair.app->largest_payload <= kSayable);
 }
 
+TEST("a share that is no multiple of a segment is read at once and leaves in one packet") {
+  constexpr size_t kShare = 100'000;
+  LabOptions options = with_app_here();
+  options.engine.relay.send_limit = kShare;
+  CheckedLab lab(options);
+  auto pair = lab.open({.window = 1 << 20});
+  REQUIRE(pair);
+  exchange(lab, pair, 0, kDownload);
+  CHECK_EQ(pair.app->largest_payload, kShare);
+  CHECK(pair.app->data_packets_received <= kDownload / kShare + 2);
+}
+
 TEST("an app that stops reading in the middle gets the rest when it goes on") {
   CheckedLab lab(with_app_here());
   auto pair = lab.open();
