@@ -326,6 +326,16 @@ void Driver::release_promise(Endpoint& e) {
 
 namespace {
 
+// Leaves the first `room` bytes of the segment, and no FIN.
+void cut(wire::SegmentView& s, uint32_t room) {
+  constexpr size_t kFlagsAt = 13;
+  s.tcp[kFlagsAt] = static_cast<uint8_t>(s.tcp[kFlagsAt] & ~wire::kFin);
+  s.flags = static_cast<uint8_t>(s.flags & ~wire::kFin);
+  uint32_t kept = std::min(s.payload_bytes, room);
+  s.length -= s.payload_bytes - kept;
+  s.payload_bytes = kept;
+}
+
 // lwIP 2.1.3 does not trim the first segment that it keeps out of order: what lies behind the
 // window would later be counted below zero (RFC 9293 section 3.10.7.4 has it trimmed).
 void trim_to_window(const tcp_pcb& pcb, wire::SegmentView& s) {
@@ -333,13 +343,19 @@ void trim_to_window(const tcp_pcb& pcb, wire::SegmentView& s) {
   if (ahead >= pcb.rcv_wnd) return;  // all of it is old, or behind the window: lwIP looks at that
   uint32_t room = pcb.rcv_wnd - ahead;
   uint32_t fin = s.flags & wire::kFin ? 1 : 0;
-  if (s.payload_bytes + fin <= room) return;
-  constexpr size_t kFlagsAt = 13;
-  s.tcp[kFlagsAt] = static_cast<uint8_t>(s.tcp[kFlagsAt] & ~wire::kFin);
-  s.flags = static_cast<uint8_t>(s.flags & ~wire::kFin);
-  uint32_t kept = std::min(s.payload_bytes, room);
-  s.length -= s.payload_bytes - kept;
-  s.payload_bytes = kept;
+  if (s.payload_bytes + fin > room) cut(s, room);
+}
+
+// Behind a FIN that is kept out of order there is nothing. lwIP 2.1.3 would move the FIN to the end
+// of what overlaps it, by one number past the window. Such a FIN is the last that is kept: lwIP
+// drops what it had behind it, and this what comes later.
+void trim_to_kept_fin(const tcp_pcb& pcb, wire::SegmentView& s) {
+  const tcp_seg* last = pcb.ooseq;
+  while (last->next) last = last->next;
+  if (!(TCPH_FLAGS(last->tcphdr) & TCP_FIN)) return;
+  auto room = static_cast<int32_t>(last->tcphdr->seqno + last->len - s.seq);
+  if (room >= 0 && s.payload_bytes <= static_cast<uint32_t>(room)) return;
+  cut(s, static_cast<uint32_t>(std::max(room, 0)));
 }
 
 }  // namespace
@@ -350,6 +366,7 @@ void Driver::input(Endpoint& e, wire::SegmentView& s) {
   constexpr uint32_t kHalfOfAllNumbers = 0x80000000;
   if (s.seq - e.pcb->rcv_nxt == kHalfOfAllNumbers && !(s.flags & wire::kSyn)) return;
   if (s.seq != e.pcb->rcv_nxt) trim_to_window(*e.pcb, s);
+  if (e.pcb->ooseq) trim_to_kept_fin(*e.pcb, s);
   // Options were read when the SYN was accepted. lwIP would take MSS and window scale again, from
   // any segment: so the list ends where it begins.
   constexpr uint32_t kPlainHeaderBytes = 20;

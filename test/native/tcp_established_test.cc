@@ -381,6 +381,29 @@ TEST("of what comes out of order only that is kept which the window has room for
   }
 }
 
+TEST("behind a FIN that came out of order there is nothing") {
+  constexpr uint32_t kGap = 1000, kEnd = 2000, kWindow = 65'535;
+  lab::Bytes data = lab::pattern(9, 100'000);
+  auto part = [&](uint32_t from, uint32_t to) {
+    return lab::Bytes(data.begin() + from, data.begin() + to);
+  };
+  // All the lies: over the FIN to the end of the window, right behind the FIN, in order over it.
+  const std::pair<uint32_t, uint32_t> kLies[] = {
+      {kGap, kWindow}, {kEnd + 1, kEnd + 500}, {kEnd, kEnd + 1}, {0, 64'000}};
+  for (auto [from, to] : kLies) {
+    CheckedLab lab;
+    auto pair = lab.open();
+    REQUIRE(pair);
+    AppTcp& app = *pair.app;
+    uint32_t first = next_seq(app);
+    app.inject(lab::kAck | lab::kFin, first + kGap, app.rcv_nxt(), part(kGap, kEnd));
+    app.inject(lab::kAck, first + from, app.rcv_nxt(), part(from, to));
+    app.inject(lab::kAck, first, app.rcv_nxt(), part(0, kGap));
+    REQUIRE(lab.until([&] { return pair.proxy->has_eof; }));
+    CHECK(pair.proxy->received == part(0, kEnd));
+  }
+}
+
 TEST("an acknowledgement of what was never sent changes nothing") {
   CheckedLab lab;
   auto pair = lab.open();
