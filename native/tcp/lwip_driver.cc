@@ -528,18 +528,18 @@ void Driver::consumed(Endpoint& e, uint32_t length) {
   tcp_pcb* p = e.pcb;
   if (!p || e.in_time_wait) return;
   grow_window(e, length);
-  // What may still arrive plus what waits here never exceeds the target.
-  uint32_t held = p->rcv_wnd + e.received_bytes;
-  if (held >= e.window_target) return;
-  p->rcv_wnd += e.window_target - held;
+  // What may still arrive plus what waits here never exceeds the target, but for what a larger
+  // target has allowed before. That may not have been announced yet, and must be some day, or a
+  // sender that has used up what was announced waits for ever.
+  uint32_t room = e.window_target > e.received_bytes ? e.window_target - e.received_bytes : 0;
+  p->rcv_wnd = std::max<tcpwnd_size_t>(p->rcv_wnd, room);
+  auto announced = static_cast<int32_t>(p->rcv_ann_right_edge - p->rcv_nxt);
   // Like tcp_recved(), but with a step that suits small windows too: lwIP's is the (raised) MSS.
-  uint32_t opened = p->rcv_nxt + p->rcv_wnd - p->rcv_ann_right_edge;
-  if (static_cast<int32_t>(opened) < 0) return;
-  if (opened >= std::min<uint32_t>(e.window_target / 2, TCP_MSS)) {
-    bool was_narrow = p->rcv_ann_wnd < e.window_target / 2;
-    p->rcv_ann_wnd = p->rcv_wnd;
-    if (was_narrow) tcp_set_flags(p, TF_ACK_DELAY);
-  }
+  auto step = static_cast<int32_t>(std::min<uint32_t>(e.window_target / 2, TCP_MSS));
+  if (static_cast<int32_t>(room) - std::max(announced, 0) < step) return;
+  bool was_narrow = p->rcv_ann_wnd < e.window_target / 2;
+  p->rcv_ann_wnd = room;
+  if (was_narrow) tcp_set_flags(p, TF_ACK_DELAY);
 }
 
 void Driver::drop_received(Endpoint& e) {

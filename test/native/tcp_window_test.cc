@@ -297,6 +297,32 @@ TEST("windows lowered under pressure never shut a connection for good") {
   for (uint32_t i = 0; i < 100; i++) exchange(lab, pairs[i], 50'000, 50'000);
 }
 
+TEST("what a window allowed before it was lowered is announced all the same") {
+  LabOptions options;
+  options.engine.driver.receive_limit = 1 << 20;
+  CheckedLab lab(options);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.app->send(lab::pattern(9, 30'000));  // too little for a new announcement
+  lab.settle();
+  std::vector<Lab::Pair> others;
+  while (lab.driver().promised_bytes() <= options.engine.driver.receive_limit + 65'535) {
+    others.push_back(lab.open());
+    REQUIRE(others.back());
+  }
+  // Each of them lowers the window.
+  for (int i = 0; i < 5; i++) {
+    pair.app->send("a");
+    lab.settle();
+  }
+  REQUIRE(pair.proxy->received.size() == 30'005);
+  pair.proxy->received.clear();
+  lab::Bytes data = lab::pattern(3, 100'000);
+  pair.app->send(data);
+  CHECK(lab.until([&] { return pair.proxy->received.size() == data.size(); }, 60'000));
+  CHECK(pair.proxy->received == data);
+}
+
 TEST("200 stalled downloads keep to the limit, and one live one goes on") {
   LabOptions options;
   options.engine.relay.send_limit = 8 << 20;
