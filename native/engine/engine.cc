@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -42,20 +43,22 @@ base::Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<tun::Packet
   auto engine = std::unique_ptr<Engine>(new Engine(
       std::move(device), std::move(dialer), std::move(options), std::move(wake), std::move(epoll),
       std::move(wakeup), std::move(member), std::move(wake_datagrams)));
+  const int device_fd = engine->device_->fd();
+  bool is_watching =
+      (device_fd < 0 || engine->watch(device_fd, &engine->device_, true)) &&
+      engine->watch(engine->wakeup_.get(), &engine->wakeup_, true) &&
+      (!engine->member_ || engine->watch(engine->member_->event_fd(), &engine->member_, true));
+  if (!is_watching) return base::Failure{"epoll_ctl", errno};
+  if (engine->member_ && device_fd >= 0)
+    if (int error = engine->member_->share_device(device_fd)) return base::Failure{"dup", error};
+  return engine;
+}
+
+bool Engine::watch(int fd, void* who, bool is_watched) {
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.ptr = &engine->device_;
-  if (engine->device_->fd() >= 0 &&
-      epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->device_->fd(), &event) < 0)
-    return base::Failure{"epoll_ctl", errno};
-  event.data.ptr = &engine->wakeup_;
-  if (epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->wakeup_.get(), &event) < 0)
-    return base::Failure{"epoll_ctl", errno};
-  event.data.ptr = &engine->member_;
-  if (engine->member_ &&
-      epoll_ctl(engine->epoll_.get(), EPOLL_CTL_ADD, engine->member_->event_fd(), &event) < 0)
-    return base::Failure{"epoll_ctl", errno};
-  return engine;
+  event.data.ptr = who;
+  return epoll_ctl(epoll_.get(), is_watched ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0;
 }
 
 Engine::Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dialer> dialer,
@@ -138,6 +141,25 @@ void Engine::end_polling() {
   if (member_) member_->end_polling();
 }
 
+// For a moment both may read a queue, or nobody: packets wait, and strays are passed on. Each
+// engine has its part of the connections that are open before they are needed, so then all are
+// needed.
+void Engine::follow_group() {
+  if (!member_ || options_.relay.predial > 0) return;
+  if (member_->judge(now_ms_) == is_concentrated_) return;
+  is_concentrated_ = !is_concentrated_;
+  if (!member_->is_reader()) {
+    watch(device_->fd(), &device_, !is_concentrated_);
+    return;
+  }
+  if (others_.empty()) others_ = member_->others_devices();
+  for (tun::PacketIo*& queue : others_) watch(queue->fd(), &queue, is_concentrated_);
+}
+
+bool Engine::is_other_queue(const void* who) const {
+  return std::any_of(others_.begin(), others_.end(), [who](auto& queue) { return &queue == who; });
+}
+
 bool Engine::step(int timeout_ms, uint64_t now_ms) {
   epoll_event ready[kEventsPerRound];
   if (device_may_have_more_) timeout_ms = 0;
@@ -145,7 +167,9 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
   now_ms_ = now_ms ? now_ms : monotonic_ms();
   relay_->set_now(now_ms_);
   relay_->run_timers();
+  follow_group();
   bool device_is_ready = device_may_have_more_ || device_->fd() < 0;
+  bool others_are_ready = false;
   for (int i = 0; i < count; i++) {
     void* who = ready[i].data.ptr;
     if (who == &device_) {
@@ -154,11 +178,15 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
       run_commands();
     } else if (who == &member_) {
       for (const auto& packet : member_->take()) relay_->stack().take_packet(packet);
+    } else if (is_other_queue(who)) {
+      others_are_ready = true;
     } else {
       relay_->on_socket(static_cast<int>(ready[i].data.u64), ready[i].events);
     }
   }
   int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;
+  if (others_are_ready)
+    for (tun::PacketIo* queue : others_) relay_->stack().read_packets(*queue, kPacketsPerRound);
   hand_over_datagrams();
   relay_->run();
   const relay::RelayStats& now = relay_->stats();
@@ -267,6 +295,10 @@ void Engine::publish_counters() {
   counters_.set(Counter::kDroppedDatagrams, u.dropped + dropped_queries_ + dropped_replies_);
   counters_.set(Counter::kRefusedDatagrams, u.unreachable);
   counters_.set(Counter::kUnnamedFlows, r.unnamed);
+  if (member_)
+    member_->publish({.ended = static_cast<int64_t>(r.opened - (r.active - r.pending)),
+                      .bytes = r.to_upstream_bytes + r.to_app_bytes,
+                      .open = r.active});
 }
 
 void Engine::on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,

@@ -85,6 +85,10 @@ class Engine final : public EngineFace, private relay::EventSink {
   int wait(epoll_event* ready, int timeout_ms);
   bool begin_polling();
   void end_polling();
+  /// Reads other queues as well, or leaves its own to others, as the group wants it.
+  void follow_group();
+  bool watch(int fd, void* who, bool is_watched);
+  bool is_other_queue(const void* who) const;
   void post(std::function<void()> command);
   void run_commands();
   void hand_over_datagrams();
@@ -100,6 +104,8 @@ class Engine final : public EngineFace, private relay::EventSink {
   base::UniqueFd epoll_;
   base::UniqueFd wakeup_;
   std::unique_ptr<GroupMember> member_;
+  bool is_concentrated_ = false;        // as the group said last
+  std::vector<tun::PacketIo*> others_;  // the queues it reads then
   EventQueue events_;
   DatagramQueue datagrams_;
   uint64_t dropped_queries_ = 0;

@@ -78,7 +78,7 @@ void Relay::dial_next_address(Flow& flow) {
 // @return 0 when a dial is under way, else errno
 int Relay::start_dial(Flow& flow, const UpstreamAddress& to) {
   bool in_progress = false;
-  flow.can_read = flow.upstream_hung_up = false;
+  flow.can_read = flow.upstream_hung_up = flow.has_end_in_queue = false;
   int fd = dialer_.dial(to, in_progress);
   if (fd < 0) return -fd;
   flow.fd = fd;

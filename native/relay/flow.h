@@ -58,6 +58,7 @@ struct Flow : stack::Connection {
   bool can_read : 1 = false;  // edge-triggered: true until EAGAIN says otherwise
   bool can_write : 1 = false;
   bool upstream_hung_up : 1 = false;
+  bool has_end_in_queue : 1 = false;   // its FIN waits behind what can be read, and no urgent mark
   bool upstream_finished : 1 = false;  // its FIN was read
   bool fin_to_app : 1 = false;         // ours is queued in lwIP
   bool fin_to_upstream : 1 = false;    // shutdown(SHUT_WR) done

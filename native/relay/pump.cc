@@ -239,7 +239,8 @@ void Relay::pump_to_app(Flow& flow) {
     } else if (static_cast<uint32_t>(n) < chunk) {
       flow.read_chunks = 1;
     }
-    if (!was_full && !flow.upstream_hung_up) {
+    if (!was_full && (!flow.upstream_hung_up || flow.has_end_in_queue)) {
+      flow.upstream_finished = flow.has_end_in_queue;
       flow.can_read = false;
       break;
     }

@@ -13,13 +13,12 @@ class Neighbours {
   virtual ~Neighbours() = default;
   /// All stacks hash with it, so that a packet's key is hashed once.
   virtual const base::SipKey& secret() const = 0;
-  /// This stack has the flow from now on. `hash` is that of the key, here and below.
-  virtual void claim(const wire::FlowKey& key, uint32_t hash) = 0;
-  virtual void release(const wire::FlowKey& key, uint32_t hash) = 0;
+  /// This stack has the flow from now on whose key has this hash.
+  virtual void claim(uint64_t hash) = 0;
+  virtual void release(uint64_t hash) = 0;
   /// Gives a packet (with its virtio-net header) to the stack that has its flow.
   /// @return false when none has it
-  virtual bool pass_on(const wire::FlowKey& key, uint32_t hash,
-                       std::span<const uint8_t> packet) = 0;
+  virtual bool pass_on(uint64_t hash, std::span<const uint8_t> packet) = 0;
 };
 
 }  // namespace stack

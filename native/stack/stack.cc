@@ -27,14 +27,14 @@ Stack::Stack(tun::PacketIo& io, Owner& owner, const tcp::DriverOptions& options,
 
 // ---- the table ----
 
-Connection* Stack::find(const wire::FlowKey& key, uint32_t hash) const {
+Connection* Stack::find(const wire::FlowKey& key, uint64_t hash) const {
   for (Connection* c = buckets_[hash & (buckets_.size() - 1)]; c; c = c->next_in_bucket)
     if (c->hash == hash && c->key == key) return c;
   return nullptr;
 }
 
 void Stack::insert(Connection& c) {
-  if (count_ > buckets_.size()) {
+  if (count_ * 2 > buckets_.size()) {  // most look into their bucket and find one, or none
     std::vector<Connection*> larger(buckets_.size() * 2);
     for (Connection* x : buckets_) {
       while (x) {
@@ -52,7 +52,7 @@ void Stack::insert(Connection& c) {
   bucket = &c;
   c.is_in_table = true;
   count_++;
-  if (neighbours_) neighbours_->claim(c.key, c.hash);
+  if (neighbours_) neighbours_->claim(c.hash);
 }
 
 void Stack::remove(Connection& c) {
@@ -65,14 +65,14 @@ void Stack::remove(Connection& c) {
   }
   c.is_in_table = false;
   count_--;
-  if (neighbours_) neighbours_->release(c.key, c.hash);
+  if (neighbours_) neighbours_->release(c.hash);
 }
 
 // ---- packets ----
 
-int Stack::read_packets(int budget) {
+int Stack::read_packets(tun::PacketIo& queue, int budget) {
   for (int i = 0; i < budget; i++) {
-    ssize_t n = io_.read(driver_.read_buffer());
+    ssize_t n = queue.read(driver_.read_buffer());
     if (n == -EAGAIN) return 0;
     if (n == -EINTR) continue;
     if (n < 0) return static_cast<int>(n);
@@ -113,7 +113,7 @@ void Stack::take_packet(std::span<const uint8_t> packet) {
 }
 
 void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet) {
-  uint32_t hash = wire::hash_of(secret_, s.key);
+  uint64_t hash = wire::hash_of(secret_, s.key);
   Connection* c = find(s.key, hash);
   bool is_first_syn = (s.flags & (wire::kSyn | wire::kAck | wire::kRst | wire::kFin)) == wire::kSyn;
   // RFC 9293 section 3.10.7.4, RFC 6191: a new SYN reopens a connection in TIME_WAIT. The old one
@@ -131,7 +131,7 @@ void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet
     c = nullptr;
   }
   if (!c) {
-    if (neighbours_ && neighbours_->pass_on(s.key, hash, packet)) return;
+    if (neighbours_ && neighbours_->pass_on(hash, packet)) return;
     // Data on a SYN (RFC 7413, or RFC 9293 section 3.10.7.2) is left to be sent again.
     if (is_first_syn) {
       hold_syn(s, hash);
@@ -146,7 +146,7 @@ void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet
   owner_.on_input(*c);
 }
 
-void Stack::hold_syn(wire::SegmentView& s, uint32_t hash) {
+void Stack::hold_syn(wire::SegmentView& s, uint64_t hash) {
   Connection* c = owner_.new_connection(s.key);
   if (!c) return;
   c->key = s.key;

@@ -23,7 +23,7 @@ enum class Phase : uint8_t {
 struct Connection : tcp::Endpoint {
   Connection* next_in_bucket = nullptr;
   wire::FlowKey key;
-  uint32_t hash = 0;
+  uint64_t hash = 0;  // of the key
   uint32_t syn_seq = 0;
   uint8_t* syn = nullptr;  // held: TCP header and options
   uint8_t syn_bytes = 0;
@@ -63,7 +63,9 @@ class Stack {
 
   /// Reads at most `budget` packets. @return 0 when the device is empty, 1 when there may be more,
   /// -errno when it is gone
-  int read_packets(int budget);
+  int read_packets(int budget) { return read_packets(io_, budget); }
+  /// The same of another queue of the device.
+  int read_packets(tun::PacketIo& queue, int budget);
   /// A packet that came in on another queue.
   void take_packet(std::span<const uint8_t> packet);
 
@@ -99,8 +101,8 @@ class Stack {
  private:
   void handle_packet(size_t bytes);
   void handle_segment(wire::SegmentView& segment, std::span<const uint8_t> packet);
-  void hold_syn(wire::SegmentView& segment, uint32_t hash);
-  Connection* find(const wire::FlowKey& key, uint32_t hash) const;
+  void hold_syn(wire::SegmentView& segment, uint64_t hash);
+  Connection* find(const wire::FlowKey& key, uint64_t hash) const;
   void insert(Connection& connection);
   void drop_syn(Connection& connection);
 

@@ -22,10 +22,10 @@ struct FlowKey {
 static_assert(sizeof(FlowKey) == 40);
 
 /// Keyed, since strangers choose the tuple (forwarded traffic).
-inline uint32_t hash_of(const base::SipKey& secret, const FlowKey& key) {
+inline uint64_t hash_of(const base::SipKey& secret, const FlowKey& key) {
   uint64_t words[5];
   memcpy(words, &key, sizeof words);
-  return static_cast<uint32_t>(base::siphash(secret, words, 5));
+  return base::siphash(secret, words, 5);
 }
 
 }  // namespace wire

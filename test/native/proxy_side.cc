@@ -28,6 +28,8 @@ void ProxyEnd::send(std::string_view text) {
   send({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
 
+void ProxyEnd::send_urgent(uint8_t byte) { ::send(fd_.get(), &byte, 1, MSG_OOB | MSG_NOSIGNAL); }
+
 void ProxyEnd::finish() {
   fin_wanted_ = true;
   pump_out();

@@ -18,6 +18,8 @@ class ProxyEnd {
 
   void send(std::span<const uint8_t> data);
   void send(std::string_view text);
+  /// TCP's urgent data: one byte, out of band. Only a TCP connection has it.
+  void send_urgent(uint8_t byte);
   void reply_ok() { send("HTTP/1.1 200 Connection established\r\n\r\n"); }
   /// FIN once all is sent; the other direction goes on.
   void finish();

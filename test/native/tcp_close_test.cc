@@ -183,6 +183,19 @@ TEST("the app's RST stays a RST") {
   }
 }
 
+// A read stops short at the urgent mark. Nobody asked for the byte itself, so it is left out.
+TEST("what stands behind urgent data is not lost when the upstream's end is known already") {
+  CheckedLab lab({.dial = Dial::kTcp});
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.proxy->send("before");
+  pair.proxy->send_urgent('!');
+  pair.proxy->send(" and behind");
+  pair.proxy->finish();
+  REQUIRE(lab.until([&] { return pair.app->has_eof; }, 2000));
+  CHECK_EQ(pair.app->received_text(), std::string("before and behind"));
+}
+
 TEST("the upstream's RST stays a RST, never an end that looks complete") {
   for (size_t bytes : {size_t{0}, size_t{100}, size_t{1'000'000}}) {
     CheckedLab lab({.dial = Dial::kTcp});
