@@ -243,9 +243,11 @@ void Relay::on_flow_socket(Flow& flow, uint32_t events) {
   if (events & EPOLLOUT) flow.can_write = true;
   if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) flow.upstream_hung_up = true;
   if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) flow.can_read = true;
-  // A read stops short at urgent data (tcp(7)), not only at the end.
+  // A read stops short at urgent data (tcp(7)), not only at the end. And before a flow relays, an
+  // event may be of what its descriptor was before.
   constexpr uint32_t kAnyEnd = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
-  flow.has_end_in_queue = (events & (kAnyEnd | EPOLLPRI)) == EPOLLRDHUP;
+  flow.has_end_in_queue = flow.upstream_phase == UpstreamPhase::kRelaying &&
+                          (events & (kAnyEnd | EPOLLPRI)) == EPOLLRDHUP;
   if (flow.upstream_phase == UpstreamPhase::kConnecting) {
     if (events & (EPOLLERR | EPOLLHUP)) {
       int error = 0;
