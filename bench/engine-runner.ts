@@ -32,6 +32,7 @@ function main(): void {
   const engine = startEngine(
     {
       tunFds: tun.fds,
+      tunWriterFds: tun.writerFds,
       mtu: MTU,
       upstreams: [{ address, port: Number(port) }],
       request: connectTemplate({ credentials: undefined }),

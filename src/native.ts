@@ -31,6 +31,8 @@ export interface EngineNames {
 export interface EngineOptions {
   /** Descriptors of one TUN device, one per queue. The engine duplicates them. */
   readonly tunFds: readonly number[];
+  /** What `openTun` gave with them. */
+  readonly tunWriterFds: readonly number[];
   readonly mtu: number;
   /** Tried in order; the one that answered last is tried first next time. */
   readonly upstreams: readonly UpstreamAddress[];
@@ -169,13 +171,21 @@ export interface LeakProbeResult {
   readonly seenOn: readonly number[];
 }
 
+export interface OpenedTun {
+  readonly name: string;
+  /** One per queue. */
+  readonly fds: readonly number[];
+  /** Detached queues to write to, one for each of several queues, none for a single one: native/tun/tun_device.h. */
+  readonly writerFds: readonly number[];
+}
+
 /** Functions of build/Release/proxyvpn.node. System call failures are thrown as SystemCallFailure. */
 export interface NativeAddon {
   /** `lwip 2.1.3` and the like, for bug reports. */
   readonly versions: { readonly lwip: string };
 
-  /** Creates a non-persistent TUN device (IFF_NO_PI, IFF_VNET_HDR, offloads); one descriptor per queue. */
-  openTun(name: string, queues: number): { readonly name: string; readonly fds: readonly number[] };
+  /** Creates a non-persistent TUN device (IFF_NO_PI, IFF_VNET_HDR, offloads). */
+  openTun(name: string, queues: number): OpenedTun;
   closeFd(fd: number): void;
 
   /** @param onEvents is called with batches of event records, see src/tunstack/flow.ts */

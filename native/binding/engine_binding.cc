@@ -85,6 +85,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   // One engine per queue, each in its own copy of the code.
   base::Failure create_engines(const Napi::Object& options) {
     auto fds = options.Get("tunFds").As<Napi::Array>();
+    auto writers = options.Get("tunWriterFds").As<Napi::Array>();
     uint32_t queues = fds.Length();
     if (queues == 0) return {"tunFds", EINVAL};
     std::shared_ptr<engine::QueueGroup> group;
@@ -97,7 +98,12 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       auto create = engine::engine_copy(i);
       if (!create) return create.failure();
       engine::EngineParts parts;
-      parts.device = std::make_unique<tun::TunDevice>(std::move(fd));
+      base::UniqueFd writer;
+      if (i < writers.Length()) {
+        writer.reset(fcntl(writers.Get(i).As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 3));
+        if (!writer) return {"dup", errno};
+      }
+      parts.device = std::make_unique<tun::TunDevice>(std::move(fd), std::move(writer));
       parts.dialer =
           std::make_unique<relay::SocketDialer>(static_cast<uint32_t>(number(options, "fwmark")));
       parts.options = read_options(options, queues);
@@ -313,12 +319,16 @@ Napi::Value open_tun(const Napi::CallbackInfo& info) {
     throw_errno(env, opened.failure().syscall, opened.failure().error);
     return env.Undefined();
   }
-  Napi::Array fds = Napi::Array::New(env);
-  uint32_t i = 0;
-  for (base::UniqueFd& fd : opened.value().queues) fds[i++] = Napi::Number::New(env, fd.release());
+  auto released = [env](std::vector<base::UniqueFd>& from) {
+    Napi::Array to = Napi::Array::New(env);
+    uint32_t i = 0;
+    for (base::UniqueFd& fd : from) to[i++] = Napi::Number::New(env, fd.release());
+    return to;
+  };
   Napi::Object out = Napi::Object::New(env);
   out["name"] = Napi::String::New(env, opened.value().name);
-  out["fds"] = fds;
+  out["fds"] = released(opened.value().queues);
+  out["writerFds"] = released(opened.value().writers);
   return out;
 }
 

@@ -186,7 +186,7 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
   }
   int more = device_is_ready ? relay_->stack().read_packets(kPacketsPerRound) : 0;
   if (others_are_ready)
-    for (tun::PacketIo* queue : others_) relay_->stack().read_packets(*queue, kPacketsPerRound);
+    for (tun::PacketIo* queue : others_) relay_->stack().read_strays(*queue, kPacketsPerRound);
   hand_over_datagrams();
   relay_->run();
   const relay::RelayStats& now = relay_->stats();

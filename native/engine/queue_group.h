@@ -1,10 +1,11 @@
 // What the engines of one device share: which of them has which flow, a mailbox each, and whether
 // all of them take new connections.
 //
-// The kernel sends a flow's packets to the queue that last wrote one of its packets, so strays are
-// rare (drivers/net/tun.c, tun_flow_update); they are copied to their owner, and its answer moves
-// the flow back. Every engine lives in its own copy of this code (see engine_copies.h), so nothing
-// here is static: the group is one object that all copies use through their own inlined code.
+// The kernel sends a flow's packets to the queue that its hash names, or for three seconds to the
+// one that last wrote one of its packets (drivers/net/tun.c, tun_flow_update), so strays are rare;
+// they are copied to their owner, and its answer moves the flow back. Every engine lives in its own
+// copy of this code (see engine_copies.h), so nothing here is static: the group is one object that
+// all copies use through their own inlined code.
 #pragma once
 #include <fcntl.h>
 #include <sys/eventfd.h>

@@ -70,7 +70,14 @@ void Stack::remove(Connection& c) {
 
 // ---- packets ----
 
-int Stack::read_packets(tun::PacketIo& queue, int budget) {
+int Stack::read_strays(tun::PacketIo& queue, int budget) {
+  is_stray_ = true;
+  int more = read_from(queue, budget);
+  is_stray_ = false;
+  return more;
+}
+
+int Stack::read_from(tun::PacketIo& queue, int budget) {
   for (int i = 0; i < budget; i++) {
     ssize_t n = queue.read(driver_.read_buffer());
     if (n == -EAGAIN) return 0;
@@ -109,12 +116,15 @@ void Stack::handle_packet(size_t bytes) {
 void Stack::take_packet(std::span<const uint8_t> packet) {
   std::span<uint8_t> buffer = driver_.read_buffer();
   memcpy(buffer.data(), packet.data(), packet.size());  // it came out of a buffer of the same size
+  is_stray_ = true;
   handle_packet(packet.size());
+  is_stray_ = false;
 }
 
 void Stack::handle_segment(wire::SegmentView& s, std::span<const uint8_t> packet) {
   uint64_t hash = wire::hash_of(secret_, s.key);
   Connection* c = find(s.key, hash);
+  if (c && is_stray_) c->is_steered = true;
   bool is_first_syn = (s.flags & (wire::kSyn | wire::kAck | wire::kRst | wire::kFin)) == wire::kSyn;
   // RFC 9293 section 3.10.7.4, RFC 6191: a new SYN reopens a connection in TIME_WAIT. The old one
   // leaves the table and ends by itself.
@@ -151,6 +161,7 @@ void Stack::hold_syn(wire::SegmentView& s, uint64_t hash) {
   if (!c) return;
   c->key = s.key;
   c->hash = hash;
+  c->is_steered = is_stray_;
   c->syn_seq = s.seq;
   c->syn_bytes = static_cast<uint8_t>(s.header_bytes);  // at most 60
   c->syn = static_cast<uint8_t*>(malloc(s.header_bytes));

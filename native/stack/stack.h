@@ -63,10 +63,10 @@ class Stack {
 
   /// Reads at most `budget` packets. @return 0 when the device is empty, 1 when there may be more,
   /// -errno when it is gone
-  int read_packets(int budget) { return read_packets(io_, budget); }
-  /// The same of another queue of the device.
-  int read_packets(tun::PacketIo& queue, int budget);
-  /// A packet that came in on another queue.
+  int read_packets(int budget) { return read_from(io_, budget); }
+  /// The same of another queue of the device. The flows come in on our own from then on.
+  int read_strays(tun::PacketIo& queue, int budget);
+  /// A packet that came in on another queue and was passed on.
   void take_packet(std::span<const uint8_t> packet);
 
   /// Lets lwIP see the held SYN. False when it could not be; the connection is then without a pcb.
@@ -99,6 +99,7 @@ class Stack {
   }
 
  private:
+  int read_from(tun::PacketIo& queue, int budget);
   void handle_packet(size_t bytes);
   void handle_segment(wire::SegmentView& segment, std::span<const uint8_t> packet);
   void hold_syn(wire::SegmentView& segment, uint64_t hash);
@@ -115,6 +116,7 @@ class Stack {
   base::SipKey secret_;
   std::vector<Connection*> buckets_;
   size_t count_ = 0;
+  bool is_stray_ = false;  // the packet at hand came in on another queue
   uint64_t now_ms_ = 0;
   uint64_t last_tick_ms_ = 0;
   struct Waiting {

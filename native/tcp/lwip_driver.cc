@@ -247,6 +247,7 @@ std::span<uint8_t> Driver::read_buffer() {
 
 void Driver::enter(Endpoint& e) {
   g.current = &e;
+  writer_.set_steering(e.is_steered);
   (e.in_time_wait ? tcp_tw_pcbs : tcp_active_pcbs) = e.pcb;
 }
 
@@ -455,7 +456,7 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   g.listener->local_port = ntohs(key.destination_port);
   g.listener->callback_arg = &e;
   g.listener->next = nullptr;
-  g.current = &e;
+  enter(e);
   feed(p, key);
   tcp_listen_pcbs.listen_pcbs = nullptr;
   leave(e);

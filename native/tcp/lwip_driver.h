@@ -43,6 +43,7 @@ struct Endpoint {
   bool app_finished : 1 = false;         // FIN arrived; received_* may still hold data
   bool was_reset : 1 = false;            // ended by RST or given up, not by FINs
   bool takes_large_packets : 1 = false;  // the app is on this host; see packet_writer.h
+  bool is_steered : 1 = false;  // the kernel must be told to which queue its packets belong
 };
 
 /// Told about endpoints while lwIP runs; must only take note.

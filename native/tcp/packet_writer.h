@@ -37,6 +37,11 @@ class PacketWriter {
   /// Writes what waits.
   void flush();
 
+  /// See tun::PacketIo::set_steering().
+  void set_steering(bool steers) {
+    if (steers != steers_) io_.set_steering(steers_ = steers);
+  }
+
   /// Never again: such packets do not arrive.
   void stop_large_packets() { takes_large_ = false; }
   bool takes_large_packets() const { return takes_large_; }
@@ -72,6 +77,7 @@ class PacketWriter {
   WriterStats stats_;
   Waiting waiting_;
   bool takes_large_ = true;
+  bool steers_ = false;
   std::array<uint8_t, 65536> rest_;  // of a packet in too many parts
 };
 

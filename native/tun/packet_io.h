@@ -37,6 +37,9 @@ class PacketIo {
   virtual ssize_t read(std::span<uint8_t> buffer) = 0;
   /// One packet with its header. @return bytes, or -errno
   virtual ssize_t write(const iovec* parts, int count) = 0;
+  /// Whether the flow of each packet that is written from now on shall come in here, wherever its
+  /// packets came in before. At first not.
+  virtual void set_steering(bool) {}
   /// Becomes readable when a packet waits.
   virtual int fd() const = 0;
 };

@@ -8,25 +8,43 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace tun {
+
+namespace {
+
+base::Result<base::UniqueFd> open_queue(ifreq& request, int flags) {
+  base::UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) return base::Failure{"open /dev/net/tun", errno};
+  request.ifr_flags = static_cast<short>(flags);
+  if (ioctl(fd.get(), TUNSETIFF, &request) < 0) return base::Failure{"TUNSETIFF", errno};
+  auto configured = configure_queue(fd.get());
+  if (!configured) return configured.failure();
+  return fd;
+}
+
+}  // namespace
 
 base::Result<OpenedTun> open_tun(const std::string& name, int queues) {
   OpenedTun out;
   ifreq request{};
   if (name.empty() || name.size() >= IFNAMSIZ) return base::Failure{"TUNSETIFF", EINVAL};
   memcpy(request.ifr_name, name.data(), name.size());
-  for (int i = 0; i < queues; i++) {
-    base::UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
-    if (!fd) return base::Failure{"open /dev/net/tun", errno};
-    request.ifr_flags =
-        static_cast<short>(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0));
-    // IFF_TUN_EXCL: joining somebody else's device of the same name would be a surprise to both.
-    if (i == 0) request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_TUN_EXCL);
-    if (ioctl(fd.get(), TUNSETIFF, &request) < 0) return base::Failure{"TUNSETIFF", errno};
-    auto configured = configure_queue(fd.get());
-    if (!configured) return configured.failure();
-    out.queues.push_back(std::move(fd));
+  // IFF_TUN_EXCL: joining somebody else's device of the same name would be a surprise to both.
+  int exclusive = IFF_TUN_EXCL;
+  int flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0);
+  // The writers come first: a detached queue keeps its number, which must be one of an attached
+  // queue (the kernel warns of a packet from beyond the last one, get_rps_cpu()).
+  const int writers = queues > 1 ? queues : 0;
+  for (int i = 0; i < writers + queues; i++) {
+    auto opened = open_queue(request, flags | std::exchange(exclusive, 0));
+    if (!opened) return opened.failure();
+    (i < writers ? out.writers : out.queues).push_back(std::move(opened.value()));
+  }
+  for (const base::UniqueFd& writer : out.writers) {
+    request.ifr_flags = IFF_DETACH_QUEUE;
+    if (ioctl(writer.get(), TUNSETQUEUE, &request) < 0) return base::Failure{"TUNSETQUEUE", errno};
   }
   out.name = request.ifr_name;
   return out;
@@ -48,8 +66,9 @@ ssize_t TunDevice::read(std::span<uint8_t> buffer) {
 }
 
 ssize_t TunDevice::write(const iovec* parts, int count) {
-  ssize_t n = count == 1 ? ::write(fd_.get(), parts[0].iov_base, parts[0].iov_len)
-                         : ::writev(fd_.get(), parts, count);
+  int fd = writer_ && !steers_ ? writer_.get() : fd_.get();
+  ssize_t n =
+      count == 1 ? ::write(fd, parts[0].iov_base, parts[0].iov_len) : ::writev(fd, parts, count);
   return n < 0 ? -errno : n;
 }
 

@@ -21,7 +21,7 @@ import { sysctlAppliers } from './sysctl.ts';
 
 export interface Host {
   readonly netlink: NetlinkRequest;
-  readonly device: Pick<TunDevice, 'fds'>;
+  readonly device: Pick<TunDevice, 'fds' | 'writerFds'>;
   readonly appliers: Appliers<Op>;
   /** Whether somebody holds the device of this slot. @throws NetlinkError */
   isSlotInUse(slot: number): boolean;

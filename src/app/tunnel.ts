@@ -285,6 +285,7 @@ export class Tunnel {
     return host.startEngine(
       {
         tunFds: host.device.fds,
+        tunWriterFds: host.device.writerFds,
         mtu: config.mtu,
         upstreams: this.#proxies,
         request: { head, middle, tail },

@@ -1,6 +1,6 @@
 /** The TUN device: the op that creates it and the descriptors that keep it alive. */
 import { isSystemCallFailure, ProxyVpnError } from '../errors.ts';
-import { native } from '../native.ts';
+import { native, type OpenedTun } from '../native.ts';
 import type { Applier, UndoResult } from '../op.ts';
 
 export interface TunCreate {
@@ -19,7 +19,7 @@ const VANISH_POLL_MS = 20;
 
 /** What opens and closes descriptors; the native addon, or a fake in tests. */
 export interface TunOpener {
-  openTun(name: string, queues: number): { readonly name: string; readonly fds: readonly number[] };
+  openTun(name: string, queues: number): OpenedTun;
   closeFd(fd: number): void;
 }
 
@@ -36,6 +36,7 @@ const OPEN_HINTS: { readonly [code: string]: string } = {
  */
 export class TunDevice implements Applier<TunCreate, TunBefore> {
   #fds: readonly number[] = [];
+  #writerFds: readonly number[] = [];
   readonly #opener: () => TunOpener;
   readonly #linkExists: (name: string) => Promise<boolean>;
 
@@ -47,6 +48,11 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
   /** One per queue, owned by this object; empty before `apply` and after `undo`. */
   get fds(): readonly number[] {
     return this.#fds;
+  }
+
+  /** See OpenedTun; owned by this object, too. */
+  get writerFds(): readonly number[] {
+    return this.#writerFds;
   }
 
   /** @throws ProxyVpnError E_TUN_EXISTS: TUNSETIFF would silently attach to a persistent device of somebody else */
@@ -62,7 +68,9 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
   /** @throws ProxyVpnError E_TUN_OPEN with the errno; nothing is left open then */
   async apply(op: TunCreate): Promise<void> {
     try {
-      this.#fds = this.#opener().openTun(op.name, op.queues).fds;
+      const opened = this.#opener().openTun(op.name, op.queues);
+      this.#fds = opened.fds;
+      this.#writerFds = opened.writerFds;
     } catch (cause) {
       if (!isSystemCallFailure(cause)) throw cause;
       const hint = OPEN_HINTS[cause.code];
@@ -80,8 +88,8 @@ export class TunDevice implements Applier<TunCreate, TunBefore> {
   /** Closes our descriptors; in another process, waits for the kernel to have removed a dead daemon's device. */
   async undo(op: TunCreate): Promise<UndoResult> {
     if (this.#fds.length > 0) {
-      for (const fd of this.#fds) this.#opener().closeFd(fd);
-      this.#fds = [];
+      for (const fd of [...this.#fds, ...this.#writerFds]) this.#opener().closeFd(fd);
+      this.#fds = this.#writerFds = [];
       return { outcome: 'undone' };
     }
     if (await this.#isGone(op.name)) return { outcome: 'absent' };

@@ -58,7 +58,8 @@ async function ip(...args: string[]): Promise<void> {
 }
 
 beforeAll(async () => {
-  fds = native().openTun(DEVICE, QUEUES).fds;
+  const tun = native().openTun(DEVICE, QUEUES);
+  fds = [...tun.fds, ...tun.writerFds];
   await ip('addr', 'add', '198.18.0.1/32', 'dev', DEVICE);
   await ip('addr', 'add', 'fd70:7670:6e00::1/128', 'dev', DEVICE, 'nodad');
   await ip('link', 'set', DEVICE, 'up');
@@ -68,7 +69,8 @@ beforeAll(async () => {
   const port = await startProxy();
   engine = startEngine(
     {
-      tunFds: fds,
+      tunFds: tun.fds,
+      tunWriterFds: tun.writerFds,
       mtu: 1500,
       upstreams: [{ address: '127.0.0.1', port }],
       request: { head: 'CONNECT ', middle: ' HTTP/1.1\r\nHost: ', tail: '\r\n\r\n' },

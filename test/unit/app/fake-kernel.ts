@@ -55,7 +55,7 @@ export class FakeKernel {
     return {
       ...real,
       appliers,
-      device: { fds: [] },
+      device: { fds: [], writerFds: [] },
       isSlotInUse: () => false,
       snapshot: async ({ slot, proxies }) => ({ ...PLAIN_HOST, slot, proxies }),
       prober: () => async () => {

@@ -9,8 +9,9 @@ function fakeOpener(): TunOpener & { readonly open: Set<number> } {
     open,
     openTun(name, queues) {
       const fds = Array.from({ length: queues }, (_, index) => 30 + index);
-      for (const fd of fds) open.add(fd);
-      return { name, fds };
+      const writerFds = fds.map((fd) => fd + 10);
+      for (const fd of [...fds, ...writerFds]) open.add(fd);
+      return { name, fds, writerFds };
     },
     closeFd: (fd) => void open.delete(fd),
   };
@@ -25,6 +26,7 @@ test('a device lives from apply to undo', async () => {
   await device.observe(op);
   await device.apply(op);
   expect(device.fds).toEqual([30, 31]);
+  expect(device.writerFds).toEqual([40, 41]);
   expect(await device.undo(op)).toEqual({ outcome: 'undone' });
   expect([...opener.open]).toEqual([]);
   expect(await device.undo(op)).toEqual({ outcome: 'absent' });
