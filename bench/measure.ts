@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Contender, Running } from './contenders.ts';
+import { Cores } from './cores.ts';
 import { hostTimes } from './cost.ts';
 import type { Subject } from './load.ts';
 import { makeNetwork, type Network } from './network.ts';
@@ -51,6 +52,8 @@ class Stand {
 const QUIET_MS = 1000;
 /** Lets what the last workload left behind (closes, timers) settle. */
 const PAUSE_MS = 300;
+/** For the processors to be whole. */
+const LONGEST_WAIT_MS = 20_000;
 
 /**
  * Runs them all.
@@ -58,12 +61,14 @@ const PAUSE_MS = 300;
  */
 export async function measure(measurement: Measurement, onLine: (line: Quiet | Sample) => void): Promise<void> {
   const stands = measurement.contenders.map((contender) => new Stand(contender, measurement.proxyDelayMs));
+  const cores = new Cores();
+  if (!measurement.isQuick) await cores.learn();
   try {
     for (let round = 0; round < measurement.rounds; round++) {
       // Each round meets fresh namespaces and fresh tunnels, and a machine on which they all stand idle.
       for (const stand of stands) await stand.subject(true);
       onLine(await quiet(round));
-      for (const workload of measurement.workloads) await goRound(stands, workload, round, measurement, onLine);
+      for (const workload of measurement.workloads) await goRound(stands, workload, round, measurement, cores, onLine);
     }
   } finally {
     for (const stand of stands) await stand.remove();
@@ -75,11 +80,13 @@ async function goRound(
   workload: Workload,
   round: number,
   { isQuick }: Measurement,
+  cores: Cores,
   onLine: (line: Sample) => void,
 ): Promise<void> {
   for (const stand of stands) {
     const { contender } = stand;
     if (workload.excludes(contender, descriptorLimit()) !== undefined) continue;
+    const coreShare = workload.isTimed && !isQuick ? await cores.wait(LONGEST_WAIT_MS) : undefined;
     const start = performance.now();
     const before = hostTimes();
     const outcome = await attempt(async () => workload.run(await stand.subject(workload.isFresh), isQuick));
@@ -93,6 +100,7 @@ async function goRound(
       ...(outcome.problem === undefined ? {} : { problem: outcome.problem }),
       wallS,
       stealShare: (hostTimes().stealS - before.stealS) / wallS / os.availableParallelism(),
+      ...(coreShare === undefined ? {} : { coreShare }),
     });
     await sleep(PAUSE_MS);
   }

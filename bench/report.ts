@@ -1,4 +1,5 @@
 /** Results to the generated part of docs/performance.md (pure). */
+import { WHOLE_SHARE } from './cores.ts';
 import { Figures } from './figures.ts';
 import type { Quiet, Results, RunInfo } from './sample.ts';
 import { markdownTable, numberText, spreadText } from './table.ts';
@@ -28,7 +29,7 @@ export function report(results: Results, chart: string | undefined): string {
   const figures = new Figures(results);
   const disturbed = disturbance(results);
   const sections = [
-    machineText(info),
+    [machineText(info), ...coresText(results)].join('\n'),
     ...(info.isQuick ? ['**A quick run: it shows that everything works; its figures mean nothing.**'] : []),
     ...(disturbed === undefined ? [] : [`**The machine was not quiet: ${disturbed}.**`]),
     ...(chart === undefined ? [] : [`![Throughput as a share of the ceiling, and CPU time of the tunnel](${chart})`]),
@@ -58,6 +59,14 @@ function machineText(info: RunInfo): string {
     ...(info.proxyDelayMs > 0 ? [['round trip to the proxy', `${info.proxyDelayMs} ms, at set-up alone`]] : []),
   ];
   return rows.map(([what, value]) => `- ${what}: ${value}`).join('\n');
+}
+
+/** How often the processors were whole when a timed workload began; nothing where that was not looked at. */
+function coresText({ samples }: Results): readonly string[] {
+  const shares = samples.flatMap(({ coreShare }) => (coreShare === undefined ? [] : [coreShare]));
+  if (shares.length === 0) return [];
+  const whole = shares.filter((share) => share >= WHOLE_SHARE).length;
+  return [`- processors: whole when ${whole} of ${shares.length} timed measurements began (see "How it is measured")`];
 }
 
 function limitText(target: Target, limit: number | undefined): string {

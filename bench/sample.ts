@@ -43,6 +43,8 @@ export const Sample = z.object({
   wallS: z.number(),
   /** Share of the cores that the hypervisor took meanwhile, 0 to 1. */
   stealShare: z.number(),
+  /** Of a timed workload: what the slowest processor could do before it, 0 to 1 of the best seen. */
+  coreShare: z.number().optional(),
 });
 export type Sample = z.infer<typeof Sample>;
 

@@ -19,6 +19,8 @@ export interface Workload {
   readonly title: string;
   /** Wants a tunnel, and namespaces, that have carried nothing yet: memory is compared with theirs. */
   readonly isFresh: boolean;
+  /** Its figures are times and rates: it begins when the processors are whole. */
+  readonly isTimed: boolean;
   /** Why this contender is left out; undefined: it takes part. @param descriptorLimit of one process */
   readonly excludes: (contender: Contender, descriptorLimit: number) => string | undefined;
   readonly run: (subject: Subject, isQuick: boolean) => Promise<Outcome>;
@@ -58,6 +60,7 @@ function bulk(direction: 'up' | 'down', streams: number): Workload {
     name: `${direction}${streams}`,
     title: `${direction === 'up' ? 'upload' : 'download'}, ${streams} stream${streams === 1 ? '' : 's'}`,
     isFresh: false,
+    isTimed: true,
     excludes: isOnlyForLoss,
     async run(subject, isQuick) {
       const load = await runLoad(subject, DESTINATION.v4, [direction, '-n', `${streams}`, '-t', isQuick ? '1' : '3']);
@@ -71,6 +74,7 @@ function shortFlows(atOnce: number): Workload {
     name: `crr${atOnce}`,
     title: `connect + 1 KiB + close, ${atOnce} at once`,
     isFresh: false,
+    isTimed: true,
     excludes: isOnlyForLoss,
     async run(subject, isQuick) {
       const args = ['crr', '-c', `${atOnce}`, '-t', isQuick ? '1' : '3', '--spread', '64'];
@@ -101,6 +105,7 @@ const rtt: Workload = {
   name: 'rtt',
   title: 'round trip of one byte',
   isFresh: false,
+  isTimed: true,
   excludes: isOnlyForLoss,
   run: (subject, isQuick) => roundTrips(subject, isQuick ? 1 : 2),
 };
@@ -120,6 +125,7 @@ const idle10k: Workload = {
   name: 'idle10k',
   title: `${IDLE} idle connections`,
   isFresh: true,
+  isTimed: false,
   excludes: withoutCeiling(tunnelsFor(IDLE)),
   async run(subject) {
     await warmUp(subject);
@@ -147,6 +153,7 @@ const idle19k: Workload = {
   name: 'idle19k',
   title: `${MANY} idle connections and a round trip beside them`,
   isFresh: true,
+  isTimed: false,
   excludes: tunnelsFor(MANY, ['open', 'engine']),
   async run(subject, isQuick) {
     const alone = await roundTrips(subject, isQuick ? 1 : 2);
@@ -176,6 +183,7 @@ const peak8: Workload = {
   name: 'peak8',
   title: 'memory during 8 downloads',
   isFresh: true,
+  isTimed: false,
   excludes: withoutCeiling(tunnelsFor(8, ['open', 'engine'])),
   async run(subject) {
     await warmUp(subject);
@@ -192,6 +200,7 @@ const peakStalled: Workload = {
   name: 'peakStalled',
   title: `memory during ${STALLED} downloads that nobody reads, which then go on`,
   isFresh: true,
+  isTimed: false,
   excludes: withoutCeiling(tunnelsFor(STALLED, ['open', 'engine'])),
   async run(subject) {
     await warmUp(subject);
@@ -225,6 +234,7 @@ const integrity: Workload = {
   name: 'integrity',
   title: `${INTEGRITY} connections with stalls, both address families, every byte checked`,
   isFresh: true,
+  isTimed: false,
   excludes: (contender) => (contender.name === LOSSY ? undefined : 'checked where packets are lost'),
   async run(subject, isQuick) {
     const connections = isQuick ? 60 : INTEGRITY;

@@ -1,4 +1,4 @@
-/** Builds and runs the lab's own programs: labproxy (upstream and origin in one) and labload (load and checks). */
+/** Builds and runs the lab's own programs: labproxy (upstream and origin in one), labload (load and checks), labcores. */
 import fs from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
@@ -11,6 +11,7 @@ const OUTPUT = path.join(import.meta.dirname, '..', '..', 'build', 'lab');
 const PROGRAMS = {
   labproxy: ['labproxy.c', 'labproxy_handshake.c', 'labproxy_origin.c'],
   labload: ['labload.c', 'load_connection.c', 'load_bulk.c', 'load_short.c', 'load_integrity.c', 'load_semantics.c'],
+  labcores: ['labcores.c'],
 } as const;
 
 export type LabProgram = keyof typeof PROGRAMS;
