@@ -156,6 +156,12 @@ void Engine::follow_group() {
   for (tun::PacketIo*& queue : others_) watch(queue->fd(), &queue, is_concentrated_);
 }
 
+void Engine::find_place() {
+  if (!member_) return;
+  if (std::optional<ThreadShare> share = times_.take(now_ms_))
+    if (int processor = member_->place(*share, now_ms_); processor >= 0) go_to_processor(processor);
+}
+
 bool Engine::is_other_queue(const void* who) const {
   return std::any_of(others_.begin(), others_.end(), [who](auto& queue) { return &queue == who; });
 }
@@ -168,6 +174,7 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
   relay_->set_now(now_ms_);
   relay_->run_timers();
   follow_group();
+  find_place();
   bool device_is_ready = device_may_have_more_ || device_->fd() < 0;
   bool others_are_ready = false;
   for (int i = 0; i < count; i++) {

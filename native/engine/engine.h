@@ -15,6 +15,7 @@
 #include "engine/events.h"
 #include "engine/queue_group.h"
 #include "engine/short_waits.h"
+#include "engine/thread_times.h"
 #include "relay/relay.h"
 #include "tun/lossy_io.h"
 
@@ -87,6 +88,8 @@ class Engine final : public EngineFace, private relay::EventSink {
   void end_polling();
   /// Reads other queues as well, or leaves its own to others, as the group wants it.
   void follow_group();
+  /// Leaves a crowded processor for one that has time to spare (engine/placement.h).
+  void find_place();
   bool watch(int fd, void* who, bool is_watched);
   bool is_other_queue(const void* who) const;
   void post(std::function<void()> command);
@@ -119,6 +122,7 @@ class Engine final : public EngineFace, private relay::EventSink {
   bool device_may_have_more_ = false;
   bool has_carried_much_ = false;  // in the last round
   ShortWaits short_waits_;
+  ThreadTimes times_;
   std::mutex commands_mutex_;
   std::vector<std::function<void()>> commands_;
 };

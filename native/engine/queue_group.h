@@ -22,6 +22,7 @@
 #include "base/unique_fd.h"
 #include "engine/concentration.h"
 #include "engine/owners.h"
+#include "engine/placement.h"
 #include "stack/neighbours.h"
 #include "tun/tun_device.h"
 
@@ -32,6 +33,7 @@ class QueueGroup {
   explicit QueueGroup(size_t queues, unsigned processors = std::thread::hardware_concurrency())
       : secret_(base::random_key()),
         mailboxes_(queues),
+        shares_(queues),
         most_polling_(processors / 2),
         few_(std::clamp<uint32_t>(processors / 2, 1, static_cast<uint32_t>(queues))) {
     for (auto& mailbox : mailboxes_) {
@@ -111,6 +113,19 @@ class QueueGroup {
     for (const auto& mailbox : mailboxes_) ring(*mailbox);
   }
 
+  /// Takes down how an engine fares. @return the processor to which it shall go, or -1
+  int place(uint32_t queue, const ThreadShare& share, uint64_t now_ms) {
+    std::lock_guard lock(shares_mutex_);
+    shares_[queue] = {share, now_ms};
+    for (Told& other : shares_) {
+      bool is_recent = other.at_ms > 0 && now_ms - other.at_ms <= kRecentMs;
+      if (!is_recent || !should_join(share, other.share)) continue;
+      other.at_ms = 0;  // nobody else goes there before it has told how it fares then
+      return other.share.processor;
+    }
+    return -1;
+  }
+
   int event_fd(uint32_t queue) const { return mailboxes_[queue]->event.get(); }
 
   std::vector<std::vector<uint8_t>> take(uint32_t queue) {
@@ -122,6 +137,11 @@ class QueueGroup {
   }
 
  private:
+  static constexpr uint64_t kRecentMs = 250;
+  struct Told {
+    ThreadShare share;
+    uint64_t at_ms = 0;
+  };
   static constexpr size_t kMaxWaiting = 256;  // packets, at most 16 MiB
   struct Mailbox {
     std::mutex mutex;
@@ -140,6 +160,8 @@ class QueueGroup {
   base::SipKey secret_;
   Owners owners_;
   std::vector<std::unique_ptr<Mailbox>> mailboxes_;
+  std::mutex shares_mutex_;
+  std::vector<Told> shares_;
   const unsigned most_polling_;
   std::atomic<unsigned> polling_{0};
   const uint32_t few_;
@@ -175,6 +197,9 @@ class GroupMember final : public stack::Neighbours {
   }
   void publish(const Concentration::Load& load) { group_->publish(queue_, load); }
   /// @return whether few engines shall read all queues
+  int place(const ThreadShare& share, uint64_t now_ms) {
+    return group_->place(queue_, share, now_ms);
+  }
   bool judge(uint64_t now_ms) {
     if (queue_ == 0) group_->judge(now_ms);
     return group_->is_concentrated();
