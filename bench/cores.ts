@@ -15,8 +15,8 @@ const PAUSE_MS = 100;
 
 const Looked = z.object({ per_us: z.array(z.number().positive()).nonempty() });
 
-/** What the slowest processor did in a microsecond while all of them worked, test/lab/labcores.c. */
-export async function slowestPerUs(): Promise<{ readonly slowest: number; readonly fastest: number }> {
+/** Of the slowest and the fastest processor, rounds of a loop in a microsecond while all work, test/lab/labcores.c. */
+export async function ratesPerUs(): Promise<{ readonly slowest: number; readonly fastest: number }> {
   const { code, stdout, stderr } = await run([await labProgram('labcores')], { timeoutMs: 10_000 });
   if (code !== 0) throw new Error(`labcores: ${stderr}`);
   const { per_us: rates } = Looked.parse(JSON.parse(stdout));
@@ -24,10 +24,10 @@ export async function slowestPerUs(): Promise<{ readonly slowest: number; readon
 }
 
 export class Cores {
-  readonly #look: typeof slowestPerUs;
+  readonly #look: typeof ratesPerUs;
   #best = 0;
 
-  constructor(look = slowestPerUs) {
+  constructor(look = ratesPerUs) {
     this.#look = look;
   }
 
