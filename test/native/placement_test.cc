@@ -2,6 +2,7 @@
 #include "engine/placement.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <thread>
@@ -71,6 +72,7 @@ TEST("a group sends one engine at a time, and only to what was told lately") {
 }
 
 TEST("the kernel tells how long a thread waited for its processor") {
+  REQUIRE(access("/proc/thread-self/schedstat", R_OK) == 0);  // or the loop below would not end
   std::atomic<bool> is_over{false}, has_waited{false};
   // Two that never sleep, on one processor.
   auto spin = [&](bool is_judged) {
