@@ -196,10 +196,11 @@ class GroupMember final : public stack::Neighbours {
     return out;
   }
   void publish(const Concentration::Load& load) { group_->publish(queue_, load); }
-  /// @return whether few engines shall read all queues
+  /// @return the processor to go to, or -1
   int place(const ThreadShare& share, uint64_t now_ms) {
     return group_->place(queue_, share, now_ms);
   }
+  /// @return whether few engines shall read all queues
   bool judge(uint64_t now_ms) {
     if (queue_ == 0) group_->judge(now_ms);
     return group_->is_concentrated();

@@ -3,7 +3,6 @@
 #pragma once
 #include <cstdint>
 #include <optional>
-#include <utility>
 
 #include "base/unique_fd.h"
 #include "engine/placement.h"
