@@ -139,7 +139,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     out.relay.keepalive_ms = static_cast<uint32_t>(number(options, "keepaliveMs"));
     auto memory = static_cast<uint64_t>(number(options, "memoryBytes")) / queues;
     out.relay.send_limit = memory / 2;  // half each way
-    out.driver.receive_limit = memory / 2;
+    out.driver.windows.sum = memory / 2;
     out.relay.max_flows = static_cast<uint32_t>(number(options, "maxFlows")) / queues;
     out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows")) / queues;
     out.driver.mtu = static_cast<uint32_t>(number(options, "mtu"));

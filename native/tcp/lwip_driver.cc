@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/siphash.h"
 #include "tcp/lwip_memory.h"
+#include "tcp/trim.h"
 
 extern "C" {
 #include "lwip/init.h"
@@ -36,9 +37,7 @@ constexpr uint32_t kLargestWrite = 65535;     // tcp_write takes u16
 constexpr uint32_t kMostSegments = 128;       // of one write; two pbufs each
 constexpr uint32_t kFullQueue = TCP_SND_QUEUELEN / 2;  // pbufs; leaves room for 16 writes and more
 constexpr uint32_t kFirstRtoTicks = 4;  // 400 ms until the RTT is known; RFC 6298's 1 s is for WANs
-constexpr int kMostLargePacketsLost = 3;
-constexpr uint32_t kSmallestWindow = 4096;
-constexpr uint16_t kSmallestMss = 64;  // less is a lie; segments would be nothing but headers
+constexpr uint16_t kSmallestMss = 64;   // less is a lie; segments would be nothing but headers
 // lwIP doubles up to 50 s. The app's kernel is one hop away; when it dropped something (short of
 // socket memory, say) it will have room again soon.
 constexpr int16_t kLongestRtoTicks = 100;
@@ -101,7 +100,8 @@ err_t output(pbuf* p) {
   const Endpoint* e = g.current;
   // With window scaling lwIP announces its ceiling in the SYN-ACK, whatever rcv_wnd will be.
   if ((header[13] & wire::kSyn) && e)
-    base::store_be16(header + 14, static_cast<uint16_t>(std::min(e->window_target, 65535u)));
+    base::store_be16(header + 14, static_cast<uint16_t>(std::min(
+                                      e->window_target, ReceiveWindows::kLargestUnscaled)));
   bool may_wait = e && e->takes_large_packets && g.is_sending;
   bool written = g.writer->write(p, e ? e->peer_mss : UINT32_MAX, may_wait);
   return written ? ERR_OK : ERR_IF;  // lwIP keeps the segment and tries again
@@ -201,7 +201,7 @@ struct DriverCallbacks {
 };
 
 Driver::Driver(tun::PacketIo& io, EndpointSink& sink, const DriverOptions& options)
-    : writer_(io), sink_(sink), options_(options) {
+    : writer_(io), sink_(sink), options_(options), windows_(options.windows) {
   bool again = g.listener != nullptr;
   g.driver = this;
   g.writer = &writer_;
@@ -253,7 +253,7 @@ void Driver::enter(Endpoint& e) {
 
 void Driver::leave(Endpoint& e) {
   writer_.flush();
-  watch_large_packet(e);
+  large_packets_.look(e, tcp_active_pcbs, writer_.stats().large_packets);
   g.is_sending = false;
   tcp_pcb* active = tcp_active_pcbs;
   tcp_pcb* time_wait = tcp_tw_pcbs;
@@ -270,33 +270,9 @@ void Driver::leave(Endpoint& e) {
   } else {
     e.pcb = nullptr;
   }
-  if (!e.pcb) release_promise(e);
-  if (&e == watched_) note_acks(e);
+  if (!e.pcb) windows_.close(e);
+  large_packets_.note_acks(e);
   rearm(e);
-}
-
-// ---- large packets ----
-
-// What the device has taken may still be dropped behind it, by a filter that believes the total
-// length. lwIP sends again what was lost, so nothing is lost but time: a few of them are enough.
-void Driver::watch_large_packet(Endpoint& e) {
-  uint64_t sent = writer_.stats().large_packets;
-  bool is_new = std::exchange(large_packets_seen_, sent) != sent;
-  if (!is_new || watched_ || !tcp_active_pcbs) return;
-  watched_ = &e;
-  watched_end_ = tcp_active_pcbs->snd_nxt;
-}
-
-void Driver::note_acks(Endpoint& e) {
-  if (e.pcb && !e.in_time_wait && TCP_SEQ_LT(e.pcb->lastack, watched_end_)) return;
-  watched_ = nullptr;
-  if (e.pcb) large_packets_lost_ = 0;
-}
-
-void Driver::note_timeout(Endpoint& e) {
-  if (&e != watched_) return;
-  watched_ = nullptr;
-  if (++large_packets_lost_ >= kMostLargePacketsLost) writer_.stop_large_packets();
 }
 
 void Driver::rearm(Endpoint& e) {
@@ -318,48 +294,7 @@ void Driver::disarm(Endpoint& e) {
   e.armed_at = -1;
 }
 
-void Driver::release_promise(Endpoint& e) {
-  promised_ -= e.window_target;
-  e.window_target = 0;
-}
-
 // ---- from the app ----
-
-namespace {
-
-// Leaves the first `room` bytes of the segment, and no FIN.
-void cut(wire::SegmentView& s, uint32_t room) {
-  constexpr size_t kFlagsAt = 13;
-  s.tcp[kFlagsAt] = static_cast<uint8_t>(s.tcp[kFlagsAt] & ~wire::kFin);
-  s.flags = static_cast<uint8_t>(s.flags & ~wire::kFin);
-  uint32_t kept = std::min(s.payload_bytes, room);
-  s.length -= s.payload_bytes - kept;
-  s.payload_bytes = kept;
-}
-
-// lwIP 2.1.3 does not trim the first segment that it keeps out of order: what lies behind the
-// window would later be counted below zero (RFC 9293 section 3.10.7.4 has it trimmed).
-void trim_to_window(const tcp_pcb& pcb, wire::SegmentView& s) {
-  uint32_t ahead = s.seq - pcb.rcv_nxt;
-  if (ahead >= pcb.rcv_wnd) return;  // all of it is old, or behind the window: lwIP looks at that
-  uint32_t room = pcb.rcv_wnd - ahead;
-  uint32_t fin = s.flags & wire::kFin ? 1 : 0;
-  if (s.payload_bytes + fin > room) cut(s, room);
-}
-
-// Behind a FIN that is kept out of order there is nothing. lwIP 2.1.3 would move the FIN to the end
-// of what overlaps it, by one number past the window. Such a FIN is the last that is kept: lwIP
-// drops what it had behind it, and this what comes later.
-void trim_to_kept_fin(const tcp_pcb& pcb, wire::SegmentView& s) {
-  const tcp_seg* last = pcb.ooseq;
-  while (last->next) last = last->next;
-  if (!(TCPH_FLAGS(last->tcphdr) & TCP_FIN)) return;
-  auto room = static_cast<int32_t>(last->tcphdr->seqno + last->len - s.seq);
-  if (room >= 0 && s.payload_bytes <= static_cast<uint32_t>(room)) return;
-  cut(s, static_cast<uint32_t>(std::max(room, 0)));
-}
-
-}  // namespace
 
 void Driver::input(Endpoint& e, wire::SegmentView& s) {
   // Just half of all numbers away is neither before nor behind: lwIP 2.1.3 takes one byte or a FIN
@@ -434,16 +369,12 @@ bool Driver::accept(Endpoint& e, const wire::FlowKey& key, std::span<uint8_t> sy
   if (e.peer_mss < kSmallestMss) e.peer_mss = kSmallestMss;
   wire::set_mss_option(view, TCP_MSS);
 
-  // Near the limit new connections start with less: the sum of all windows is what bounds memory.
-  uint64_t left = options_.receive_limit > promised_ ? options_.receive_limit - promised_ : 0;
-  uint64_t first = std::min<uint64_t>({options_.first_window, 65535, left / 16});
-  e.window_target = std::max(kSmallestWindow, static_cast<uint32_t>(first));
-  promised_ += e.window_target;
+  windows_.open(e);
 
   auto bytes = static_cast<uint32_t>(sizeof(SmallBuffer) + syn.size());
   auto* small = static_cast<SmallBuffer*>(g.memory.take(bytes));
   if (!small) {
-    release_promise(e);
+    windows_.close(e);
     return false;
   }
   small->bytes = bytes;
@@ -491,25 +422,6 @@ void Driver::reset_syn(const wire::FlowKey& key, uint32_t seq) {
   tcp_rst(nullptr, 0, seq + 1, &local, &remote, ntohs(key.destination_port), ntohs(key.app_port));
 }
 
-// The window grows to what the connection really moves, while the sum of all windows permits, and
-// shrinks again under pressure by not being given back.
-void Driver::grow_window(Endpoint& e, uint32_t moved) {
-  uint32_t ceiling = (e.pcb->flags & TF_WND_SCALE) ? options_.largest_window : 65535;
-  e.window_moved += moved;
-  if (promised_ > options_.receive_limit) {
-    uint32_t smaller = std::max(e.window_target / 2, kSmallestWindow);
-    promised_ -= e.window_target - smaller;
-    e.window_target = smaller;
-    e.window_moved = 0;
-  } else if (e.window_moved >= e.window_target && e.window_target < ceiling) {
-    uint64_t left = options_.receive_limit - promised_;
-    uint64_t step = std::min<uint64_t>({e.window_target, ceiling - e.window_target, left / 8});
-    promised_ += step;
-    e.window_target += static_cast<uint32_t>(step);
-    e.window_moved = 0;
-  }
-}
-
 void Driver::consumed(Endpoint& e, uint32_t length) {
   e.received_bytes -= length;
   for (uint32_t left = length; left > 0;) {
@@ -528,7 +440,7 @@ void Driver::consumed(Endpoint& e, uint32_t length) {
   if (!e.received_head) e.received_tail = nullptr;
   tcp_pcb* p = e.pcb;
   if (!p || e.in_time_wait) return;
-  grow_window(e, length);
+  windows_.grow(e, length, p->flags & TF_WND_SCALE);
   // What may still arrive plus what waits here never exceeds the target, but for what a larger
   // target has allowed before. That may not have been announced yet, and must be some day, or a
   // sender that has used up what was announced waits for ever.
@@ -683,7 +595,8 @@ void Driver::tick(uint32_t elapsed_ticks) {
       tcp_active_pcbs->last_timer = g.timer_calls++;
       uint8_t attempts = p->nrtx;
       tcp_slowtmr();
-      if (tcp_active_pcbs && tcp_active_pcbs->nrtx > attempts) note_timeout(*e);
+      bool is_again = tcp_active_pcbs && tcp_active_pcbs->nrtx > attempts;
+      if (is_again && large_packets_.note_timeout(*e)) writer_.stop_large_packets();
       if (tcp_active_pcbs && tcp_active_pcbs->rto > kLongestRtoTicks)
         tcp_active_pcbs->rto = kLongestRtoTicks;
     }

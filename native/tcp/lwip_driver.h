@@ -18,48 +18,20 @@
 #include <span>
 #include <vector>
 
+#include "tcp/endpoint.h"
+#include "tcp/large_packet_watch.h"
 #include "tcp/packet_writer.h"
+#include "tcp/receive_windows.h"
 #include "tun/packet_io.h"
 #include "wire/packet.h"
 
-struct tcp_pcb;
-struct pbuf;
-
 namespace tcp {
-
-/// One connection of an application, as lwIP sees it.
-struct Endpoint {
-  tcp_pcb* pcb = nullptr;  // null before accept() and once lwIP has let go of it
-  int32_t armed_at = -1;   // index in the driver's timer list
-  uint32_t received_bytes = 0;
-  pbuf* received_head = nullptr;  // FIFO of data for the upstream, linked by pbuf::next
-  pbuf* received_tail = nullptr;
-  uint32_t window_target = 0;  // bytes of receive window this endpoint may hold
-  uint32_t window_moved = 0;   // consumed since the target last grew
-  uint64_t acked_bytes = 0;    // by the application, of all that was written
-  uint16_t peer_mss = 536;     // RFC 9293 section 3.7.1: when the SYN has no option
-  bool in_time_wait : 1 = false;
-  bool is_established : 1 = false;
-  bool app_finished : 1 = false;         // FIN arrived; received_* may still hold data
-  bool was_reset : 1 = false;            // ended by RST or given up, not by FINs
-  bool takes_large_packets : 1 = false;  // the app is on this host; see packet_writer.h
-  bool is_steered : 1 = false;  // the kernel must be told to which queue its packets belong
-};
-
-/// Told about endpoints while lwIP runs; must only take note.
-class EndpointSink {
- public:
-  virtual ~EndpointSink() = default;
-  virtual void on_work(Endpoint& endpoint) = 0;
-};
 
 struct DriverOptions {
   uint32_t mtu = 1500;
   uint32_t congestion_window =
-      14 * 65495;                         // bytes in flight to the app: two of the largest packets
-  uint32_t first_window = 64 * 1024;      // receive window of a new connection, at most 65535
-  uint32_t largest_window = 1024 * 1024;  // it may grow to, as long as receive_limit permits
-  uint64_t receive_limit = 128ull << 20;  // bytes, sum of all receive windows
+      14 * 65495;  // bytes in flight to the app: two of the largest packets
+  ReceiveWindows::Limits windows;
 };
 
 struct DriverStats {
@@ -135,7 +107,7 @@ class Driver {
   /// Gives packet buffers back to the kernel that were idle since the last call. Once a second.
   void trim_buffers();
   bool has_surplus_buffers() const;
-  uint64_t promised_bytes() const { return promised_; }
+  uint64_t promised_bytes() const { return windows_.promised_bytes(); }
 
  private:
   friend struct DriverCallbacks;
@@ -144,25 +116,16 @@ class Driver {
   void rearm(Endpoint& endpoint);
   void disarm(Endpoint& endpoint);
   void after_input(Endpoint& endpoint);
-  void release_promise(Endpoint& endpoint);
-  void grow_window(Endpoint& endpoint, uint32_t moved);
   void check_given_up();
-  void watch_large_packet(Endpoint& endpoint);
-  void note_acks(Endpoint& endpoint);
-  void note_timeout(Endpoint& endpoint);
 
   PacketWriter writer_;
   EndpointSink& sink_;
   DriverOptions options_;
+  ReceiveWindows windows_;
   DriverStats stats_;
-  // One of the large packets under way, until its end is acknowledged.
-  Endpoint* watched_ = nullptr;
-  uint32_t watched_end_ = 0;
-  uint64_t large_packets_seen_ = 0;
-  int large_packets_lost_ = 0;  // of those watched, one after the other
+  LargePacketWatch large_packets_;
   std::vector<Endpoint*> armed_;
   std::vector<Endpoint*> snapshot_;
-  uint64_t promised_ = 0;
   bool slow_phase_ = false;
 };
 

@@ -49,7 +49,7 @@ class Scenario {
     o.engine.relay.early_accept = bits & 1;
     o.engine.relay.sniffs = (bits & 9) == 9;
     o.engine.relay.predial = bits & 2 ? 2 : 0;
-    if (bits & 4) o.engine.driver.receive_limit = 64 * 1024;
+    if (bits & 4) o.engine.driver.windows.sum = 64 * 1024;
     if (bits & 8) o.engine.relay.send_limit = 64 * 1024;
     if (bits & 16) o.engine.relay.idle_timeout_ms = 5000;
     if (bits & 32) o.engine.relay.max_flows = 2;

@@ -220,8 +220,8 @@ TEST("a trickle of small segments from the app to a shut upstream arrives once i
 
 TEST("the receive window grows with the flow, up to its largest") {
   LabOptions options;
-  options.engine.driver.first_window = 65'535;
-  options.engine.driver.largest_window = 512 * 1024;
+  options.engine.driver.windows.first = 65'535;
+  options.engine.driver.windows.largest = 512 * 1024;
   CheckedLab lab(options);
   auto pair = lab.open({.segment_bytes = 65'000});
   REQUIRE(pair);
@@ -248,7 +248,7 @@ TEST("without scaling the receive window never says more than 65535") {
 
 TEST("the sum of all receive windows keeps to the limit, and nobody starves under it") {
   LabOptions options;
-  options.engine.driver.receive_limit = 2 << 20;
+  options.engine.driver.windows.sum = 2 << 20;
   CheckedLab lab(options);
   lab.proxy.engine_send_buffer = 1;
   std::vector<Lab::Pair> pairs;
@@ -286,7 +286,7 @@ TEST("the sum of all receive windows keeps to the limit, and nobody starves unde
 
 TEST("windows lowered under pressure never shut a connection for good") {
   LabOptions options;
-  options.engine.driver.receive_limit = 300'000;
+  options.engine.driver.windows.sum = 300'000;
   CheckedLab lab(options);
   lab.proxy.engine_send_buffer = 1;
   std::vector<Lab::Pair> pairs;
@@ -299,14 +299,14 @@ TEST("windows lowered under pressure never shut a connection for good") {
 
 TEST("what a window allowed before it was lowered is announced all the same") {
   LabOptions options;
-  options.engine.driver.receive_limit = 1 << 20;
+  options.engine.driver.windows.sum = 1 << 20;
   CheckedLab lab(options);
   auto pair = lab.open();
   REQUIRE(pair);
   pair.app->send(lab::pattern(9, 30'000));  // too little for a new announcement
   lab.settle();
   std::vector<Lab::Pair> others;
-  while (lab.driver().promised_bytes() <= options.engine.driver.receive_limit + 65'535) {
+  while (lab.driver().promised_bytes() <= options.engine.driver.windows.sum + 65'535) {
     others.push_back(lab.open());
     REQUIRE(others.back());
   }
