@@ -112,16 +112,25 @@ int Relay::send_request(Flow& flow) {
   std::string request =
       flow.is_dns ? proxy_protocol_line(flow.key)
                   : connect_request(options_.request, authority_of(flow.key, flow.hostname()));
+  // Whether a connection that was open before is still good must be known at once.
+  bool can_wait = !flow.is_dns && !flow.is_predialled;
+  iovec part{request.data(), request.size()};
+  if (can_wait && put_off_send(flow, {&part, 1})) return 0;
   ssize_t n = send(flow.fd, request.data(), request.size(), MSG_NOSIGNAL);
-  if (n == static_cast<ssize_t>(request.size())) {
+  return request_sent(flow, n < 0 ? -errno : n, request.size());
+}
+
+// @param written bytes, or -errno. @return 0 when sent or to be sent later, else errno
+int Relay::request_sent(Flow& flow, ssize_t written, size_t bytes) {
+  if (written == static_cast<ssize_t>(bytes)) {
     flow.upstream_phase = UpstreamPhase::kAsked;
     if (!flow.is_dns) preferred_upstream_ = flow.upstream_index;
     return 0;
   }
   // A request is a few hundred bytes into an empty socket buffer: a short write means it is broken.
-  if (n >= 0) return EPIPE;
-  if (errno != EAGAIN && errno != ENOTCONN && errno != EINPROGRESS && errno != EALREADY)
-    return errno;
+  if (written >= 0) return EPIPE;
+  if (written != -EAGAIN && written != -ENOTCONN && written != -EINPROGRESS && written != -EALREADY)
+    return static_cast<int>(-written);
   flow.can_write = false;
   return 0;
 }

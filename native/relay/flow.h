@@ -64,8 +64,9 @@ struct Flow : stack::Connection {
   bool fin_to_upstream : 1 = false;    // shutdown(SHUT_WR) done
   bool ack_is_held : 1 = false;        // in the queue of ACKs that wait for an answer to ride on
   bool is_health_check : 1 = false;
-  bool has_keepalive : 1 = false;  // the kernel probes the upstream
-  bool has_sent : 1 = false;       // bytes of the app
+  bool has_keepalive : 1 = false;    // the kernel probes the upstream
+  bool has_sent : 1 = false;         // bytes of the app
+  bool is_send_put_off : 1 = false;  // until the round's end, see Relay::put_off_send()
   bool sends_without_delay : 1 = false;
   bool is_predialled : 1 = false;      // its socket was open before
   bool is_sending : 1 = false;         // has unacknowledged bytes towards the app

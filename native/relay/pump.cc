@@ -33,7 +33,12 @@ constexpr uint64_t kHeldAckMs = 2;
 // ---- app -> upstream ----
 
 void Relay::pump_to_upstream(Flow& flow) {
-  if (flow.upstream_phase != UpstreamPhase::kRelaying) return;
+  if (flow.upstream_phase != UpstreamPhase::kRelaying || flow.is_send_put_off) return;
+  send_received(flow);
+  if (!flow.is_send_put_off) finish_to_upstream(flow);
+}
+
+void Relay::send_received(Flow& flow) {
   uint32_t total = 0;
   while (flow.received_head && flow.can_write && flow.fd >= 0) {
     iovec parts[kMaxGather];
@@ -56,6 +61,7 @@ void Relay::pump_to_upstream(Flow& flow) {
       send_without_delay(flow.fd);
     }
     flow.has_sent = true;
+    if (total == 0 && put_off_send(flow, {parts, static_cast<size_t>(count)})) return;
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = static_cast<size_t>(count);
@@ -70,25 +76,28 @@ void Relay::pump_to_upstream(Flow& flow) {
     total += static_cast<uint32_t>(n);
     if (static_cast<size_t>(n) < want) flow.can_write = false;
   }
-  if (total > 0) {
-    flow.to_upstream_bytes += total;
-    stop_gathering(flow);
-    stats_.to_upstream_bytes += total;
-    touch(flow);
-    driver_.consumed(flow, total);
-    if (driver_.wants_ack(flow)) {
-      if (total >= kAckAtOnce) {
-        driver_.ack_now(flow);
-      } else {
-        hold_ack(flow);  // the answer will carry it
-      }
-    }
+  if (total > 0) note_sent(flow, total);
+}
+
+void Relay::note_sent(Flow& flow, uint32_t bytes) {
+  flow.to_upstream_bytes += bytes;
+  stop_gathering(flow);
+  stats_.to_upstream_bytes += bytes;
+  touch(flow);
+  driver_.consumed(flow, bytes);
+  if (!driver_.wants_ack(flow)) return;
+  if (bytes >= kAckAtOnce) {
+    driver_.ack_now(flow);
+  } else {
+    hold_ack(flow);  // the answer will carry it
   }
-  if (!flow.received_head && flow.app_finished && !flow.fin_to_upstream && flow.fd >= 0) {
-    flow.fin_to_upstream = true;
-    // With its FIN read already, close() follows at once and sends ours.
-    if (!flow.upstream_finished) shutdown(flow.fd, SHUT_WR);
-  }
+}
+
+void Relay::finish_to_upstream(Flow& flow) {
+  if (flow.received_head || !flow.app_finished || flow.fin_to_upstream || flow.fd < 0) return;
+  flow.fin_to_upstream = true;
+  // With its FIN read already, close() follows at once and sends ours.
+  if (!flow.upstream_finished) shutdown(flow.fd, SHUT_WR);
 }
 
 void Relay::hold_ack(Flow& flow) {

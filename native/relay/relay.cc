@@ -255,7 +255,7 @@ void Relay::on_flow_socket(Flow& flow, uint32_t events) {
       getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &length);
       if (error) return dial_failed(flow, error);  // else it is of what the descriptor was before
     }
-    if (flow.can_write)
+    if (flow.can_write && !flow.is_send_put_off)
       if (int error = send_request(flow)) return dial_failed(flow, error);
     // Nobody answers a PROXY line.
     if (flow.is_dns && flow.upstream_phase == UpstreamPhase::kAsked) return succeed(flow, {});
@@ -330,6 +330,7 @@ void Relay::close_socket(Flow& flow) {
     linger hard{1, 0};
     setsockopt(flow.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
   }
+  if (flow.is_send_put_off) take_back_send(flow);
   base::UniqueFd fd(std::exchange(flow.fd, -1));
   sockets_.release(fd.get());
   if (is_recyclable(flow)) dialer_.recycle(std::move(fd));
@@ -390,6 +391,8 @@ void Relay::run() {
   }
   todo_.clear();
   send_held_acks();
+  make_sends();
+  driver_.submit_packets();
   std::erase_if(dead_, [](Flow* flow) {
     if (flow->is_dirty) return false;
     flow->is_buried = false;

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/write_batch.h"
 #include "relay/dialer.h"
 #include "relay/flow.h"
 #include "relay/own_addresses.h"
@@ -149,6 +150,7 @@ class Relay final : public stack::Owner {
   void dial_failed(Flow& flow, int error);
   void give_up_address(Flow& flow);
   int send_request(Flow& flow);
+  int request_sent(Flow& flow, ssize_t written, size_t bytes);
   void read_reply(Flow& flow);
 
   // naming.cc: what it goes by
@@ -161,6 +163,9 @@ class Relay final : public stack::Owner {
 
   // pump.cc: bytes
   void pump_to_upstream(Flow& flow);
+  void send_received(Flow& flow);
+  void note_sent(Flow& flow, uint32_t bytes);
+  void finish_to_upstream(Flow& flow);
   void pump_to_app(Flow& flow);
   bool queue_to_app(Flow& flow, SendBuffer*& buffer, uint32_t length);
   uint32_t read_allowance(const Flow& flow) const;
@@ -170,6 +175,12 @@ class Relay final : public stack::Owner {
   void hold_back(Flow& flow, bool is_held_back);
   void hold_ack(Flow& flow);
   void send_held_acks();
+
+  // put_off.cc: sends that leave together
+  bool put_off_send(Flow& flow, std::span<const iovec> parts);
+  void take_back_send(Flow& flow);
+  void make_sends();
+  void on_sent(Flow& flow, ssize_t written, size_t bytes);
 
   // gather.cc: long streams
   void note_read(Flow& flow, uint32_t bytes);
@@ -205,6 +216,14 @@ class Relay final : public stack::Owner {
   std::vector<Flow*> dirty_;
   std::vector<Flow*> todo_;
   std::vector<Flow*> dead_;
+  base::WriteBatch sends_;
+  struct Sender {
+    Flow* flow;  // null: taken back
+    size_t bytes;
+    ssize_t written;
+  };
+  std::vector<Sender> senders_;  // by place in sends_
+  std::vector<Sender> sent_;
   struct Due {
     uint64_t due_ms;
     Flow* flow;

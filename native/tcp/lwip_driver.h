@@ -102,6 +102,8 @@ class Driver {
   static uint32_t tick_ms();
 
   const DriverStats& stats() const { return stats_; }
+  /// Writes the packets that wait for each other. Call it after every batch of work.
+  void submit_packets() { writer_.submit(); }
   const WriterStats& writer_stats() const { return writer_.stats(); }
   uint64_t receive_buffer_bytes() const;
   /// Gives packet buffers back to the kernel that were idle since the last call. Once a second.

@@ -36,6 +36,11 @@ class PacketWriter {
   bool write(pbuf* packet, uint32_t mss, bool may_wait);
   /// Writes what waits.
   void flush();
+  /// And what the device has put off.
+  void submit() {
+    flush();
+    stats_.errors += io_.submit();
+  }
 
   /// See tun::PacketIo::set_steering().
   void set_steering(bool steers) {

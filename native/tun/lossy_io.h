@@ -47,6 +47,7 @@ class LossyIo final : public PacketIo {
     return n;
   }
 
+  uint64_t submit() override { return inner_.submit(); }
   void set_steering(bool steers) override { inner_.set_steering(steers); }
   int fd() const override { return inner_.fd(); }
 

@@ -35,8 +35,11 @@ class PacketIo {
   virtual ~PacketIo() = default;
   /// One packet with its header into `buffer`. @return bytes, or -errno (-EAGAIN: none waiting)
   virtual ssize_t read(std::span<uint8_t> buffer) = 0;
-  /// One packet with its header. @return bytes, or -errno
+  /// One packet with its header. A small one may be copied, to be written by submit().
+  /// @return bytes, or -errno
   virtual ssize_t write(const iovec* parts, int count) = 0;
+  /// Writes what waits. @return how many packets the device did not take
+  virtual uint64_t submit() { return 0; }
   /// Whether the flow of each packet that is written from now on shall come in here, wherever its
   /// packets came in before. At first not.
   virtual void set_steering(bool) {}

@@ -67,9 +67,24 @@ ssize_t TunDevice::read(std::span<uint8_t> buffer) {
 
 ssize_t TunDevice::write(const iovec* parts, int count) {
   int fd = writer_ && !steers_ ? writer_.get() : fd_.get();
+  std::span<const iovec> packet(parts, static_cast<size_t>(count));
+  size_t bytes = 0;
+  for (const iovec& part : packet) bytes += part.iov_len;
+  if (bytes <= base::WriteBatch::kMostBytes && batch_.add(fd, packet) >= 0)
+    return static_cast<ssize_t>(bytes);
+  submit_waiting();  // none may overtake another
   ssize_t n =
       count == 1 ? ::write(fd, parts[0].iov_base, parts[0].iov_len) : ::writev(fd, parts, count);
   return n < 0 ? -errno : n;
+}
+
+uint64_t TunDevice::submit() {
+  submit_waiting();
+  return std::exchange(failed_, 0);
+}
+
+void TunDevice::submit_waiting() {
+  for (int64_t n : batch_.submit()) failed_ += n < 0;
 }
 
 }  // namespace tun

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "base/write_batch.h"
 #include "tun/packet_io.h"
 
 namespace tun {
@@ -35,13 +36,18 @@ class TunDevice final : public PacketIo {
       : fd_(std::move(fd)), writer_(std::move(writer)) {}
   ssize_t read(std::span<uint8_t> buffer) override;
   ssize_t write(const iovec* parts, int count) override;
+  uint64_t submit() override;
   void set_steering(bool steers) override { steers_ = steers; }
   int fd() const override { return fd_.get(); }
 
  private:
+  void submit_waiting();
+
   base::UniqueFd fd_;
   base::UniqueFd writer_;
   bool steers_ = false;
+  base::WriteBatch batch_;
+  uint64_t failed_ = 0;  // since the last submit()
 };
 
 }  // namespace tun

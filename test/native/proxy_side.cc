@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 
 namespace lab {
 namespace {
@@ -117,6 +118,7 @@ bool ProxyEnd::pump_in() {
 // ---- all of them ----
 
 ProxySide::ProxySide() {
+  signal(SIGPIPE, SIG_IGN);  // as node does it
   listener_.reset(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   sockaddr_in address{};
   address.sin_family = AF_INET;
