@@ -60,6 +60,13 @@ int WriteBatch::add(int fd, std::span<const iovec> parts) {
   return static_cast<int>(count_++);
 }
 
+std::span<uint8_t> WriteBatch::last(int fd) {
+  if (count_ == 0) return {};
+  const iocb& block = room_->blocks[count_ - 1];
+  if (block.aio_fildes != static_cast<uint32_t>(fd)) return {};
+  return {reinterpret_cast<uint8_t*>(block.aio_buf), block.aio_nbytes};
+}
+
 void WriteBatch::cancel(int place) {
   room_->blocks[static_cast<size_t>(place)].aio_lio_opcode = IOCB_CMD_NOOP;
 }

@@ -36,6 +36,8 @@ class WriteBatch {
   /// @return its place among the results; -1 when it cannot wait: there are too many already, it is
   /// too much, or this kernel has no such call. Then write it yourself
   int add(int fd, std::span<const iovec> parts);
+  /// The bytes of the write that was added last, if it goes to `fd`; else none.
+  std::span<uint8_t> last(int fd);
   /// Not to be made: its descriptor is about to be closed. The result is -ECANCELED.
   void cancel(int place);
   /// Makes the writes that wait, in their order. SIGPIPE, of a socket, must be blocked or ignored.

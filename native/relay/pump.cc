@@ -62,6 +62,8 @@ void Relay::send_received(Flow& flow) {
     }
     flow.has_sent = true;
     if (total == 0 && put_off_send(flow, {parts, static_cast<size_t>(count)})) return;
+    // A lone stream's sender works on while we send; of several one always has something to do.
+    if (want >= kAckAtOnce && is_only_large_sender(flow)) driver_.submit_packets();
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = static_cast<size_t>(count);
@@ -91,6 +93,12 @@ void Relay::note_sent(Flow& flow, uint32_t bytes) {
   } else {
     hold_ack(flow);  // the answer will carry it
   }
+}
+
+bool Relay::is_only_large_sender(const Flow& flow) {
+  if (large_sender_ && large_sender_ != &flow) has_several_large_senders_ = true;
+  large_sender_ = &flow;
+  return !has_several_large_senders_ && !had_several_large_senders_;
 }
 
 void Relay::finish_to_upstream(Flow& flow) {

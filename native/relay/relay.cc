@@ -393,6 +393,8 @@ void Relay::run() {
   send_held_acks();
   make_sends();
   driver_.submit_packets();
+  had_several_large_senders_ = std::exchange(has_several_large_senders_, false);
+  large_sender_ = nullptr;
   std::erase_if(dead_, [](Flow* flow) {
     if (flow->is_dirty) return false;
     flow->is_buried = false;

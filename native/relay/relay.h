@@ -165,6 +165,7 @@ class Relay final : public stack::Owner {
   void pump_to_upstream(Flow& flow);
   void send_received(Flow& flow);
   void note_sent(Flow& flow, uint32_t bytes);
+  bool is_only_large_sender(const Flow& flow);
   void finish_to_upstream(Flow& flow);
   void pump_to_app(Flow& flow);
   bool queue_to_app(Flow& flow, SendBuffer*& buffer, uint32_t length);
@@ -224,6 +225,9 @@ class Relay final : public stack::Owner {
   };
   std::vector<Sender> senders_;  // by place in sends_
   std::vector<Sender> sent_;
+  const Flow* large_sender_ = nullptr;  // the last one of this round
+  bool has_several_large_senders_ = false;
+  bool had_several_large_senders_ = false;  // in the round before
   struct Due {
     uint64_t due_ms;
     Flow* flow;

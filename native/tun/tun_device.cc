@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "wire/packet.h"
+
 namespace tun {
 
 namespace {
@@ -70,12 +72,25 @@ ssize_t TunDevice::write(const iovec* parts, int count) {
   std::span<const iovec> packet(parts, static_cast<size_t>(count));
   size_t bytes = 0;
   for (const iovec& part : packet) bytes += part.iov_len;
+  if (count == 1 && replaces_last(fd, packet[0])) return static_cast<ssize_t>(bytes);
   if (bytes <= base::WriteBatch::kMostBytes && batch_.add(fd, packet) >= 0)
     return static_cast<ssize_t>(bytes);
   submit_waiting();  // none may overtake another
   ssize_t n =
       count == 1 ? ::write(fd, parts[0].iov_base, parts[0].iov_len) : ::writev(fd, parts, count);
   return n < 0 ? -errno : n;
+}
+
+// An acknowledgement that says more than the one that waits goes in its place.
+bool TunDevice::replaces_last(int fd, const iovec& packet) {
+  std::span<uint8_t> waiting = batch_.last(fd);
+  std::span<const uint8_t> later(static_cast<const uint8_t*>(packet.iov_base), packet.iov_len);
+  constexpr size_t kVnetBytes = sizeof(VnetHeader);
+  if (waiting.size() != later.size() || later.size() <= kVnetBytes ||
+      !wire::is_later_ack(later.subspan(kVnetBytes), waiting.subspan(kVnetBytes)))
+    return false;
+  memcpy(waiting.data(), later.data(), later.size());
+  return true;
 }
 
 uint64_t TunDevice::submit() {

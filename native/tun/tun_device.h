@@ -41,6 +41,7 @@ class TunDevice final : public PacketIo {
   int fd() const override { return fd_.get(); }
 
  private:
+  bool replaces_last(int fd, const iovec& packet);
   void submit_waiting();
 
   base::UniqueFd fd_;

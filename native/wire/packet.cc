@@ -129,6 +129,25 @@ void set_mss_option(const SegmentView& s, uint16_t mss) {
   if (uint32_t at = find_mss(s)) store_be16(s.tcp + at, mss);
 }
 
+bool is_later_ack(std::span<const uint8_t> later, std::span<const uint8_t> earlier) {
+  constexpr size_t kTcpBytes = 20;
+  if (later.size() != earlier.size() || later.size() < kTcpBytes) return false;
+  const uint8_t* ip = later.data();
+  const bool is_v4 = ip[0] == 0x45 && later.size() == 20 + kTcpBytes && ip[9] == IPPROTO_TCP;
+  const bool is_v6 = ip[0] >> 4 == 6 && later.size() == 40 + kTcpBytes && ip[6] == IPPROTO_TCP;
+  if (!is_v4 && !is_v6) return false;
+  const size_t addresses_at = is_v4 ? 12 : 8;
+  const size_t tcp_at = later.size() - kTcpBytes;
+  // Up to the acknowledgement number: addresses, ports, sequence number.
+  if (ip[0] != earlier[0] || ip[is_v4 ? 9 : 6] != earlier[is_v4 ? 9 : 6] ||
+      memcmp(ip + addresses_at, &earlier[addresses_at], tcp_at + 8 - addresses_at) != 0)
+    return false;
+  for (auto packet : {later, earlier})
+    if (packet[tcp_at + 12] >> 4 != 5 || packet[tcp_at + 13] != kAck) return false;
+  uint32_t more = base::load_be32(ip + tcp_at + 8) - base::load_be32(&earlier[tcp_at + 8]);
+  return static_cast<int32_t>(more) > 0;
+}
+
 IcmpPacket unreachable_for_syn(const FlowKey& key, uint32_t seq, Unreachable why) {
   constexpr size_t kIcmpHeader = 8, kQuoted = 8;  // RFC 792: 64 bits of the original datagram
   bool v6 = key.is_v6();

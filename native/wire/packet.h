@@ -41,6 +41,11 @@ uint16_t mss_option(const SegmentView& segment);
 /// Overwrites the MSS option. Nothing happens when there is none.
 void set_mss_option(const SegmentView& segment, uint16_t mss);
 
+/// Whether `later` says all that `earlier` says, and more: both are segments of one connection that
+/// only acknowledge, and it acknowledges more (RFC 9293 section 3.4: acknowledgements are
+/// cumulative). Not so for a repeated one, which means a loss (RFC 5681), and with options.
+bool is_later_ack(std::span<const uint8_t> later, std::span<const uint8_t> earlier);
+
 /// Why a connection attempt failed, as an ICMP error says it.
 enum class Unreachable { kHost, kNetwork, kProhibited };
 

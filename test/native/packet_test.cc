@@ -334,3 +334,51 @@ TEST("SipHash-2-4 of eight bytes is what its authors' test vectors say") {
   uint64_t word = 0x0706050403020100ull;
   CHECK_EQ(base::siphash(key, &word, 1), 0x93f5f5799a932462ull);
 }
+
+namespace {
+
+/// A segment of a connection without data and options.
+Bytes bare(bool is_v6, uint32_t ack, uint8_t flags = lab::kAck, uint32_t seq = 7,
+           uint16_t port = 40000, uint16_t window = 512) {
+  lab::TcpSegment s;
+  s.key = lab::make_key(is_v6, port, 443);
+  s.seq = seq;
+  s.ack = ack;
+  s.flags = flags;
+  s.window = window;
+  Bytes packet = encode(s, false);
+  packet.erase(packet.begin(), packet.begin() + kVnetBytes);
+  return packet;
+}
+
+}  // namespace
+
+TEST("an acknowledgement of more says all that an earlier one says") {
+  for (bool is_v6 : kBothFamilies) {
+    CHECK(wire::is_later_ack(bare(is_v6, 2000), bare(is_v6, 1000)));
+    CHECK(wire::is_later_ack(bare(is_v6, 5), bare(is_v6, 0xfffffff0)));  // across the wrap
+    CHECK(wire::is_later_ack(bare(is_v6, 2000, lab::kAck, 7, 40000, 0), bare(is_v6, 1000)));
+  }
+}
+
+TEST("one that repeats, says less, or says something else is needed beside it") {
+  for (bool is_v6 : kBothFamilies) {
+    Bytes earlier = bare(is_v6, 1000);
+    CHECK(!wire::is_later_ack(bare(is_v6, 1000), earlier));  // a loss, or a window
+    CHECK(!wire::is_later_ack(bare(is_v6, 999), earlier));
+    CHECK(!wire::is_later_ack(bare(is_v6, 2000, lab::kAck | lab::kFin), earlier));
+    CHECK(!wire::is_later_ack(bare(is_v6, 2000, lab::kAck | lab::kPsh), earlier));
+    CHECK(!wire::is_later_ack(bare(is_v6, 2000), bare(is_v6, 1000, lab::kAck | lab::kFin)));
+    CHECK(!wire::is_later_ack(bare(is_v6, 2000, lab::kAck, 8), earlier));  // data lies between
+    CHECK(!wire::is_later_ack(bare(is_v6, 2000, lab::kAck, 7, 40001), earlier));
+    CHECK(!wire::is_later_ack(bare(!is_v6, 2000), earlier));
+    CHECK(!wire::is_later_ack(packet_of(is_v6), packet_of(is_v6)));  // with data
+    for (size_t cut = 0; cut < earlier.size(); cut++) {
+      Bytes later = bare(is_v6, 2000);
+      later.resize(cut);
+      Bytes short_one = earlier;
+      short_one.resize(cut);
+      CHECK(!wire::is_later_ack(later, short_one));
+    }
+  }
+}

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -132,6 +133,21 @@ TEST("one that is cancelled is not made, whoever has its descriptor by then") {
   CHECK(submit(batch) == std::vector<int64_t>{-ECANCELED});
   CHECK_EQ(b.heard(), std::string());
   CHECK_EQ(a.heard(), std::string("ac"));
+}
+
+TEST("the last write is there to be changed as long as it waits") {
+  Pair a, b;
+  WriteBatch batch;
+  CHECK(batch.last(a.near.get()).empty());
+  add(batch, b.near.get(), "x");
+  add(batch, a.near.get(), "old");
+  CHECK(batch.last(b.near.get()).empty());
+  std::span<uint8_t> last = batch.last(a.near.get());
+  REQUIRE(last.size() == 3);
+  memcpy(last.data(), "new", 3);
+  submit(batch);
+  CHECK_EQ(a.heard(), std::string("new"));
+  CHECK(batch.last(a.near.get()).empty());
 }
 
 TEST("what is too large, and what is too many, is left to the caller") {
