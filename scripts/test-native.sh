@@ -17,7 +17,8 @@ run cmake --build $BUILD
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
 export UBSAN_OPTIONS=print_stacktrace=1
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+failures=$(mktemp)
+trap 'rm -f "$log" "$failures"' EXIT
 
 passed=0 failed=0 ran=0
 for source in test/native/*_test.cc; do
@@ -35,9 +36,11 @@ for source in test/native/*_test.cc; do
     file_failed=1
   fi
   passed=$((passed + file_passed)) failed=$((failed + file_failed))
+  [ "$file_failed" = 0 ] || { title "again: ${binary##*/}" && tail -n 60 "$log"; } >>"$failures"
 done
 
 [ "$ran" -gt 0 ] || die "no native test matches '${1:-}'"
+cat "$failures"
 title "native tests of $ran files"
 say "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Every test that this user may run here, after setting up what is missing; ends with what was skipped, and why.
 #
-# PROXYVPN_REQUIRE_ALL=1 makes a skip a failure (for CI). FUZZ_SECONDS is the time for each fuzz target (30).
+# What failed is told once more at the end, where somebody looks who kept only that. PROXYVPN_REQUIRE_ALL=1 makes a skip
+# a failure (for CI). FUZZ_SECONDS is the time for each fuzz target (30).
 source "$(dirname "${BASH_SOURCE[0]}")/say.sh"
 
 title 'set-up'
 scripts/setup.sh test
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+# Enough for what a test tool says of its failures in its last words.
+readonly TOLD_LINES=80
 
 passed=0 failed=0 skipped=0 summary=''
 note() { summary+=$(printf '%-12s %s' "$1" "$2")$'\n'; }
@@ -15,12 +21,13 @@ step() {
   local name=$1 start=$SECONDS
   shift
   title "$name"
-  if run "$@"; then
+  if run "$@" 2>&1 | tee "$logs/$name"; then
     passed=$((passed + 1))
     note "$name" "passed in $((SECONDS - start)) s"
   else
     failed=$((failed + 1))
     note "$name" 'FAILED'
+    mv "$logs/$name" "$logs/$name.failed"
   fi
 }
 
@@ -66,6 +73,12 @@ elif [ -z "$lacking" ]; then
 else
   skip fuzz "$lacking is not installed"
 fi
+
+for log in "$logs"/*.failed; do
+  [ -e "$log" ] || continue
+  title "the end of what failed: $(basename "$log" .failed)"
+  tail -n $TOLD_LINES "$log"
+done
 
 title 'summary'
 printf '%s' "$summary"
