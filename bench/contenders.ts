@@ -25,6 +25,8 @@ export interface Contender {
   readonly isTunnel: boolean;
   /** Descriptors that it holds for each connection. */
   readonly descriptorsPerConnection: number;
+  /** A program that is not ours; Debian's package has its name. */
+  readonly needs?: string;
   start(network: Network): Promise<Running>;
 }
 
@@ -129,6 +131,7 @@ const redsocks: Contender = {
   isTunnel: true,
   // Two sockets and a pipe each way.
   descriptorsPerConnection: 6,
+  needs: 'redsocks',
   async start({ app }) {
     const config = `/run/redsocks-${app.name}.conf`;
     fs.writeFileSync(config, REDSOCKS_CONFIG);

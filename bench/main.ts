@@ -21,11 +21,23 @@ function publish(results: Results): void {
   console.log(`bench: wrote ${path.relative(ROOT, PAGE)} and ${path.relative(ROOT, PICTURE)}`);
 }
 
+function isProgram(name: string): boolean {
+  return (process.env['PATH'] ?? '').split(':').some((directory) => fs.existsSync(path.join(directory, name)));
+}
+
 function brief(line: Quiet | Sample): string {
   if (line.kind === 'quiet')
     return `round ${line.round + 1}: machine ${numberText(line.busyShare * 100)} % busy at rest`;
   const figures = Object.entries(line.figures).map(([key, value]) => `${key} ${numberText(value)}`);
   return `${line.contender} ${line.workload}: ${[...figures, ...(line.problem ? [`PROBLEM ${line.problem}`] : [])].join(', ')}`;
+}
+
+/** @throws UsageError */
+function refuseWithout({ contenders }: Measurement): void {
+  for (const { needs } of contenders) {
+    if (needs === undefined || isProgram(needs)) continue;
+    throw new UsageError(`${needs} is not installed: sudo apt-get install ${needs}, or name others with --contenders`);
+  }
 }
 
 async function run(measurement: Measurement, raw: string): Promise<Results> {
@@ -59,6 +71,7 @@ async function main(argv: readonly string[]): Promise<number> {
     return 0;
   }
   refuseOnHost();
+  refuseWithout(task.measurement);
   const raw = path.resolve(
     task.raw ?? path.join(ROOT, 'build', 'bench', `${new Date().toISOString().slice(0, 19)}.jsonl`),
   );
