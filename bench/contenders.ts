@@ -41,6 +41,7 @@ const Status = z.object({
   state: z.string(),
   problems: z.array(z.string()),
   flows: z.record(z.string(), z.number()),
+  tcp: z.record(z.string(), z.number()),
   bytes: z.record(z.string(), z.number()),
   packets: z.record(z.string(), z.number()),
 });

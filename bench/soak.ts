@@ -135,11 +135,13 @@ class Soak {
   }
 
   async #leftovers(): Promise<readonly string[]> {
-    const { flows, bytes } = await this.#tunnel.status();
+    const { flows, tcp, bytes } = await this.#tunnel.status();
     const counts = {
       'active flows': flows['active'],
       'pending flows': flows['pending'],
       'bytes buffered': bytes['buffered'],
+      'connections in lwIP': tcp['connections'],
+      'timers of TCP': tcp['timers'],
     };
     const states = Object.entries(await this.#tcpStates()).filter(([state]) => state !== 'TIME-WAIT');
     return [

@@ -91,6 +91,8 @@ export const COUNTER = {
   refusedDatagrams: 19,
   /** Flows to virtual addresses that stand for nothing: refused. */
   unnamedFlows: 20,
+  connections: 21,
+  timers: 22,
 } as const;
 export const COUNTER_SLOTS = 32;
 

@@ -30,6 +30,8 @@ enum class Counter : size_t {
   kDroppedDatagrams,
   kRefusedDatagrams,
   kUnnamedFlows,
+  kConnections,
+  kTimers,
 };
 constexpr size_t kCounterSlots = 32;
 

@@ -302,6 +302,8 @@ void Engine::publish_counters() {
   counters_.set(Counter::kDroppedDatagrams, u.dropped + dropped_queries_ + dropped_replies_);
   counters_.set(Counter::kRefusedDatagrams, u.unreachable);
   counters_.set(Counter::kUnnamedFlows, r.unnamed);
+  counters_.set(Counter::kConnections, relay_->stack().size());
+  counters_.set(Counter::kTimers, relay_->timer_count());
   if (member_)
     member_->publish({.ended = static_cast<int64_t>(r.opened - (r.active - r.pending)),
                       .bytes = r.to_upstream_bytes + r.to_app_bytes,

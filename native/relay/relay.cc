@@ -429,6 +429,11 @@ int Relay::timeout_ms() const {
   return timeout;
 }
 
+size_t Relay::timer_count() const {
+  return stack_.timer_count() + held_acks_.size() + gathered_.size() + silent_.size() +
+         slow_.size();
+}
+
 void Relay::reset_all() {
   std::vector<Flow*> all;
   stack_.for_each([&](stack::Connection& c) { all.push_back(&flow_of(c)); });

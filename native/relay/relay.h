@@ -105,6 +105,8 @@ class Relay final : public stack::Owner {
   void run_timers();
   /// ms until run_timers() or run() is due, -1 when nothing waits.
   int timeout_ms() const;
+  /// What waits for a moment, but for the looks at flows that live.
+  size_t timer_count() const;
 
   /// Resets every flow, both sides.
   void reset_all();

@@ -92,6 +92,8 @@ class Stack {
   Datagrams& datagrams() { return datagrams_; }
   const StackStats& stats() const { return stats_; }
   size_t size() const { return count_; }
+  /// Connections of which a timer of TCP runs, and those in TIME_WAIT.
+  size_t timer_count() const { return driver_.timer_count() + time_wait_.size(); }
   template <class F>
   void for_each(F&& visit) {
     for (Connection* c : buckets_)

@@ -99,6 +99,7 @@ class Driver {
   /// Retransmission, delayed ACK, persist. Call every tick_ms() while has_timers().
   void tick(uint32_t elapsed_ticks);
   bool has_timers() const { return !armed_.empty(); }
+  size_t timer_count() const { return armed_.size(); }
   static uint32_t tick_ms();
 
   const DriverStats& stats() const { return stats_; }

@@ -42,6 +42,7 @@ export interface StatusDocument {
   readonly dns: DnsStatus;
   readonly uptimeMs: number;
   readonly flows: Counters['flows'];
+  readonly tcp: Counters['tcp'];
   readonly bytes: Counters['bytes'];
   readonly packets: Counters['packets'];
   readonly memory: { readonly limitBytes: number; readonly residentBytes: number };
@@ -53,6 +54,7 @@ export interface StatusDocument {
 
 const NO_COUNTERS: Counters = {
   flows: { active: 0, pending: 0, opened: 0, refused: 0, failed: 0, reset: 0, overLimit: 0, givenUp: 0, unnamed: 0 },
+  tcp: { connections: 0, timers: 0 },
   bytes: { toUpstream: 0, toApp: 0, buffered: 0 },
   packets: { fromApp: 0, toApp: 0, malformed: 0, ignored: 0, tunWriteErrors: 0 },
   datagrams: { fromApp: 0, toApp: 0, dropped: 0, refused: 0 },

@@ -31,6 +31,8 @@ export interface Counters {
     /** To virtual addresses that stand for nothing: refused. */
     readonly unnamed: number;
   };
+  /** What lwIP holds: connections, those in TIME_WAIT too, and timers of theirs that run. */
+  readonly tcp: { readonly connections: number; readonly timers: number };
   readonly bytes: { readonly toUpstream: number; readonly toApp: number; readonly buffered: number };
   readonly packets: {
     readonly fromApp: number;
@@ -65,6 +67,7 @@ export function readCounters(slots: BigUint64Array): Counters {
       givenUp: count(COUNTER.givenUpFlows),
       unnamed: count(COUNTER.unnamedFlows),
     },
+    tcp: { connections: count(COUNTER.connections), timers: count(COUNTER.timers) },
     bytes: {
       toUpstream: count(COUNTER.bytesToUpstream),
       toApp: count(COUNTER.bytesToApp),

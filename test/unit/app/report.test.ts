@@ -24,6 +24,7 @@ const UP: StatusDocument = {
   dns: { ...downDocument('default').dns, mode: 'direct', servers: ['10.0.0.53'] },
   uptimeMs: 3_661_000,
   flows: { active: 3, pending: 1, opened: 120, refused: 2, failed: 1, reset: 0, overLimit: 0, givenUp: 0, unnamed: 0 },
+  tcp: { connections: 3, timers: 0 },
   bytes: { toUpstream: 1_500_000, toApp: 31_457_280, buffered: 65_536 },
   memory: { limitBytes: 268_435_456, residentBytes: 80_000_000 },
   lastErrors: [{ at: '2026-01-31T12:00:00.000Z', message: '198.18.0.1:4000 -> 203.0.113.1:25 refused: 403' }],
