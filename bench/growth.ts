@@ -14,17 +14,22 @@ export interface Rest {
 }
 
 /**
- * Of anonymous memory between the thirds. Allocators and V8 keep what they once had, so a few hundred KiB come and
+ * Of anonymous memory from the beginning to the end. Allocators and V8 keep what they once had, so a few hundred KiB come and
  * go; what leaks does so with every flow, and one byte for each of the millions of a soak is more than this.
  */
 export const GROWTH_LIMIT_BYTES = 4 * 1024 * 1024;
 /** Of the files in the state directory. */
 export const STATE_GROWTH_LIMIT_BYTES = 256 * 1024;
 const WARM_UP_S = 60;
+/** About two minutes of them: a median needs a few, and what comes later is no beginning any more. */
+const MOST_FIRST_RESTS = 6;
 
 export interface Growth {
   /** From the first of these on, everything counted. */
   readonly judged: readonly Rest[];
+  /** How many of them count as the beginning, and how many as the end. */
+  readonly firstCount: number;
+  readonly lastCount: number;
   readonly anonymousBytes: number;
   readonly descriptors: number;
   readonly stateBytes: number;
@@ -38,16 +43,17 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * Compares medians of the first and of the last third of the rests after the first minute (of all rests, where
- * fewer than two came later). Anonymous memory may grow by GROWTH_LIMIT_BYTES, the state directory by
+ * Compares medians of the first MOST_FIRST_RESTS (or the first third) and of the last third of the rests after the
+ * first minute (of all rests, where fewer than two came later). Anonymous memory may grow by GROWTH_LIMIT_BYTES, the state directory by
  * STATE_GROWTH_LIMIT_BYTES, descriptors not at all; leftovers are a failure at every rest.
  */
 export function growthOf(rests: readonly Rest[]): Growth {
   const late = rests.filter(({ atS }) => atS >= WARM_UP_S);
   const judged = late.length >= 2 ? late : rests;
-  const third = Math.max(1, Math.floor(judged.length / 3));
+  const lastCount = Math.max(1, Math.floor(judged.length / 3));
+  const firstCount = Math.min(lastCount, MOST_FIRST_RESTS);
   const difference = (value: (rest: Rest) => number): number =>
-    median(judged.slice(-third).map(value)) - median(judged.slice(0, third).map(value));
+    median(judged.slice(-lastCount).map(value)) - median(judged.slice(0, firstCount).map(value));
   const anonymousBytes = difference((rest) => rest.anonymousBytes);
   const descriptors = difference((rest) => rest.descriptors);
   const stateBytes = difference((rest) => rest.stateBytes);
@@ -58,5 +64,5 @@ export function growthOf(rests: readonly Rest[]): Growth {
     ...(stateBytes > STATE_GROWTH_LIMIT_BYTES ? [`the state directory grew by ${stateBytes} bytes`] : []),
     ...rests.flatMap(({ atS, leftovers }) => leftovers.map((what) => `at rest after ${Math.round(atS)} s: ${what}`)),
   ];
-  return { judged, anonymousBytes, descriptors, stateBytes, complaints };
+  return { judged, firstCount, lastCount, anonymousBytes, descriptors, stateBytes, complaints };
 }

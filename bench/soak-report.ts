@@ -47,7 +47,7 @@ export function soakReport({ machine, minutes, soak, growth }: SoakResult): {
   const shown = complaints.slice(0, MOST_PROBLEMS).map((complaint) => `- ${complaint}`);
   const text = [
     `- run: ${machine.startedAt}, ${numberText(minutes)} minutes, commit ${machine.commit}, ${machine.cpu}, Linux ${machine.kernel}`,
-    `- growth between the first and the last third of ${growth.judged.length} rests: ` +
+    `- growth between the first ${growth.firstCount} and the last ${growth.lastCount} of ${growth.judged.length} rests after the first minute: ` +
       `${numberText(growth.anonymousBytes / 1024)} KiB of anonymous memory (limit ${GROWTH_LIMIT_BYTES / 1024}), ` +
       `${growth.descriptors} descriptors (limit 0), ` +
       `${numberText(growth.stateBytes / 1024)} KiB of state directory (limit ${STATE_GROWTH_LIMIT_BYTES / 1024})`,

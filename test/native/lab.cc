@@ -172,6 +172,7 @@ std::string Lab::leftovers() {
   left("pending flows", stats().pending);
   left("bytes queued to apps", engine_->relay_for_tests().queued_bytes());
   left("bytes received", driver().receive_buffer_bytes());
+  left("timers", engine_->relay_for_tests().timer_count());
   left("bytes of window promised", driver().promised_bytes());
   return out;
 }

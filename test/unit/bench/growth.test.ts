@@ -34,6 +34,11 @@ test('200 KiB with every cycle is growth', () => {
   expect(growthOf(every20S(60, (i) => ({ anonymousBytes: 50_000_000 + i * 200 * 1024 }))).complaints).toHaveLength(1);
 });
 
+test('what grows for minutes and then no more is growth', () => {
+  const rests = every20S(60, (i) => ({ anonymousBytes: 50_000_000 + Math.min(i, 18) * 400 * 1024 }));
+  expect(growthOf(rests).complaints).toEqual([expect.stringMatching(/^anonymous memory grew by [45]/)]);
+});
+
 test('one descriptor that stays open is growth', () => {
   expect(growthOf(every20S(9, (i) => ({ descriptors: i < 6 ? 26 : 27 }))).complaints).toEqual([
     'descriptors grew by 1',
@@ -42,7 +47,7 @@ test('one descriptor that stays open is growth', () => {
 
 test('a log that is written without end is growth', () => {
   const rests = every20S(60, (i) => ({ stateBytes: i * 100_000 }));
-  expect(growthOf(rests).complaints).toEqual(['the state directory grew by 3900000 bytes']);
+  expect(growthOf(rests).complaints).toEqual(['the state directory grew by 4500000 bytes']);
 });
 
 test('what is left at a rest is a complaint even in the first minute', () => {
