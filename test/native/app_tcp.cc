@@ -177,6 +177,7 @@ void AppTcp::on_time(uint64_t now_ms) {
 // ---- receiving ----
 
 void AppTcp::on_segment(const TcpSegment& s, const tun::VnetHeader& vnet) {
+  last_on_wire = s;
   if (is_silent_) return;
   if (is_over()) return send_reset_for(s);
   packets_received++;

@@ -77,6 +77,7 @@ class AppTcp {
   uint32_t retransmissions = 0;
   TcpSegment syn_ack;
   TcpSegment last;
+  TcpSegment last_on_wire;  // heard or not
   AppComplaints complaints;
 
   uint32_t initial_seq() const { return options_.initial_seq; }

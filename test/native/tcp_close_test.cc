@@ -75,7 +75,7 @@ TEST("both ends closing at the same moment end cleanly") {
   }
 }
 
-TEST("a FIN rides on the last data, both ways") {
+TEST("a FIN of the app's that rides on data is taken with it") {
   CheckedLab lab;
   auto pair = lab.open();
   REQUIRE(pair);
@@ -83,12 +83,27 @@ TEST("a FIN rides on the last data, both ways") {
                    lab::pattern(1, 100));
   REQUIRE(lab.until([&] { return pair.proxy->has_eof; }, 100));
   CHECK_EQ(pair.proxy->received.size(), 100u);
-  uint32_t packets = pair.app->data_packets_received;
-  pair.proxy->send("answer");
-  pair.proxy->finish();
-  REQUIRE(lab.until([&] { return pair.app->has_eof; }, 100));
-  CHECK_EQ(pair.app->received_text(), std::string("answer"));
-  CHECK_EQ(pair.app->data_packets_received, packets + 1);
+}
+
+TEST("the upstream's FIN rides on its last data, whoever ended first") {
+  for (bool app_is_first : {false, true}) {
+    CheckedLab lab;
+    auto pair = lab.open();
+    REQUIRE(pair);
+    AppTcp& app = *pair.app;
+    if (app_is_first) app.close();
+    lab.advance(100);
+    uint32_t packets = app.packets_received;
+    pair.proxy->send("answer");
+    pair.proxy->finish();
+    lab.engine().step(0, lab.now_ms());
+    lab.apps.deliver();
+    CHECK_EQ(app.packets_received, packets + 1);
+    CHECK_EQ(app.last.payload.size(), 6u);
+    CHECK(app.last.flags & lab::kFin);
+    CHECK(app.has_eof);
+    CHECK_EQ(app.received_text(), std::string("answer"));
+  }
 }
 
 TEST("a FIN in the segment that completes the handshake is taken") {
@@ -361,17 +376,40 @@ TEST("a last ACK that never comes ends in cleanup, not in an entry for ever") {
   }
 }
 
+TEST("an app silent for a minute before the last ACK is served when it comes back") {
+  LabOptions options;
+  options.engine.relay.keepalive_ms = 0;
+  CheckedLab lab(options);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.app->close();
+  REQUIRE(lab.until([&] { return pair.proxy->has_eof && pair.app->fin_is_acked(); }, 100));
+  pair.app->set_silent(true);
+  pair.proxy->finish();
+  lab.advance(60'000);
+  pair.app->set_silent(false);
+  CHECK(lab.until([&] { return pair.app->is_closed(); }, 20'000));
+  CHECK(lab.until([&] { return lab.stack().size() == 0; }, 2000));
+  CHECK(!pair.app->was_reset);
+  CHECK_EQ(lab.counter(Counter::kGivenUpFlows), 0u);
+}
+
 TEST("an app that vanishes in mid-transfer is given up, reset, and so is its upstream") {
   for (uint32_t keepalive_ms : {0u, 60'000u}) {
-    LabOptions options;
-    options.engine.relay.keepalive_ms = keepalive_ms;
-    CheckedLab lab(options);
-    auto pair = lab.open();
-    REQUIRE(pair);
-    pair.app->set_silent(true);
-    pair.proxy->send(lab::pattern(1, 100'000));
-    CHECK(lab.until([&] { return lab.stack().size() == 0; }, 900'000));
-    CHECK(lab.until([&] { return has_ended(*pair.proxy); }, 1000));
+    for (bool is_shut : {false, true}) {
+      LabOptions options;
+      options.engine.relay.keepalive_ms = keepalive_ms;
+      CheckedLab lab(options);
+      auto pair = lab.open({.window = is_shut ? 20'000u : 1u << 20});
+      REQUIRE(pair);
+      pair.app->set_reading(!is_shut);
+      pair.proxy->send(lab::pattern(1, 100'000));
+      if (is_shut) lab.advance(1000);  // then nothing is under way but probes
+      pair.app->set_silent(true);
+      CHECK(lab.until([&] { return lab.stack().size() == 0; }, 900'000));
+      CHECK(lab.until([&] { return has_ended(*pair.proxy); }, 1000));
+      CHECK(pair.app->last_on_wire.flags & lab::kRst);
+    }
   }
 }
 

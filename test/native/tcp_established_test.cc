@@ -103,6 +103,33 @@ TEST("the SYN-ACK announces the first window unscaled, and scaling only to who o
   exchange(lab, scaled, 500'000, 500'000);
 }
 
+TEST("a SYN-ACK that is lost comes again before the app repeats its SYN") {
+  CheckedLab lab;
+  AppTcp& app = lab.apps.connect();
+  REQUIRE(lab.until([&] { return lab.proxy_of(app) != nullptr; }));
+  app.set_silent(true);
+  lab.proxy_of(app)->reply_ok();
+  lab.settle();
+  REQUIRE(app.last_on_wire.flags == (lab::kSyn | lab::kAck));
+  app.set_silent(false);
+  REQUIRE(lab.until([&] { return app.is_connected; }));
+  CHECK_EQ(app.retransmissions, 0u);
+}
+
+TEST("connections that are idle have no timer") {
+  CheckedLab lab;
+  for (int i = 0; i < 100; i++) {
+    auto pair = lab.open();
+    REQUIRE(pair);
+    pair.app->send("question");
+    lab.settle();
+    CHECK(lab.driver().has_timers());
+    pair.proxy->send("answer");
+    lab.settle();
+    CHECK(!lab.driver().has_timers());
+  }
+}
+
 TEST("many connections at once keep their bytes apart") {
   CheckedLab lab;
   std::vector<Lab::Pair> pairs;
@@ -134,6 +161,7 @@ TEST("a dialogue of single bytes goes on without waiting for timers") {
   auto pair = lab.open();
   REQUIRE(pair);
   uint64_t start = lab.now_ms();
+  uint32_t acks = pair.app->acks_received;
   for (size_t i = 1; i <= 200; i++) {
     pair.app->send("q");
     lab.settle();
@@ -143,6 +171,7 @@ TEST("a dialogue of single bytes goes on without waiting for timers") {
     REQUIRE(pair.app->received.size() == i);
   }
   CHECK_EQ(lab.now_ms(), start);
+  CHECK_EQ(pair.app->acks_received, acks);  // each rides on an answer
 }
 
 TEST("small data is acknowledged within a few ms, though no answer comes") {
