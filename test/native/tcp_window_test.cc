@@ -53,6 +53,35 @@ TEST("an upstream that stops reading stops the app, and loses nothing when it go
   }
 }
 
+TEST("what is left of a window is filled at once, though the next segment is larger") {
+  constexpr uint32_t kLargestSegment = 65'495;
+  CheckedLab lab;
+  auto pair = lab.open({.window = 200'000});
+  REQUIRE(pair);
+  pair.app->set_reading(false);
+  pair.proxy->send(lab::pattern(1, 400'000));
+  lab.settle();
+  CHECK(pair.app->received.size() > 3 * kLargestSegment + 2048);
+  CHECK(lab.driver().stats().stall_splits >= 1);
+  CHECK_EQ(lab::first_difference(pair.app->received, 1), -1);
+}
+
+TEST("what the app's window allows is sent before anything is acknowledged") {
+  CheckedLab lab;
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.proxy->send(lab::pattern(1, 900'000));
+  do {
+    lab.engine().step(0, lab.now_ms());
+  } while (lab.proxy.pump() || lab.engine().timeout_ms() == 0);
+  size_t sent = 0;
+  for (const lab::Bytes& packet : lab.wire.from_engine)
+    sent += lab::decode(packet).segment.payload.size();
+  CHECK_EQ(sent, 900'000u);
+  REQUIRE(lab.until([&] { return pair.app->received.size() == 900'000; }));
+  CHECK_EQ(lab::first_difference(pair.app->received, 1), -1);
+}
+
 TEST("a window shut for an hour is probed, and opens again") {
   LabOptions options;
   options.engine.relay.keepalive_ms = 0;
