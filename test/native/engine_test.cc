@@ -303,6 +303,50 @@ TEST("a packet for a flow of another queue goes to that queue's mailbox") {
   CHECK(!second.pass_on(hash_of(theirs), packet));
 }
 
+TEST("a segment of another queue's flow is passed on, not reset") {
+  LabOptions options;
+  options.group = std::make_shared<engine::QueueGroup>(2);
+  CheckedLab lab(options);
+  engine::GroupMember other(options.group, 1);
+  lab::TcpSegment s;
+  s.key = lab::make_key(false, 1234, 80);
+  s.flags = lab::kAck;
+  s.payload = lab::pattern(0, 10);
+  const lab::Bytes packet = lab::encode(s);
+  other.claim(wire::hash_of(options.group->secret(), s.key));
+  lab.wire.push(packet);
+  lab.settle();
+  CHECK_EQ(lab.apps.strays.size(), 0u);
+  auto got = other.take();
+  REQUIRE(got.size() == 1);
+  CHECK_EQ(got[0], packet);
+}
+
+TEST("of a flow's segments every other may come in by another queue") {
+  LabOptions options;
+  options.group = std::make_shared<engine::QueueGroup>(2);
+  CheckedLab lab(options);
+  engine::GroupMember other(options.group, 1);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  const uint64_t hash = wire::hash_of(options.group->secret(), pair.app->key());
+  pair.app->send(lab::pattern(1, 60'000));
+  bool is_stray = false;
+  for (const lab::Bytes& packet : std::exchange(lab.wire.to_engine, {})) {
+    if (is_stray) {
+      REQUIRE(other.pass_on(hash, packet));
+    } else {
+      lab.wire.push(packet);
+    }
+    is_stray = !is_stray;
+    lab.engine().step(0, lab.now_ms());
+  }
+  lab.settle();
+  CHECK_EQ(pair.proxy->received.size(), 60'000u);
+  CHECK_EQ(lab::first_difference(pair.proxy->received, 1), -1);
+  CHECK_EQ(pair.app->retransmissions, 0u);
+}
+
 TEST("a mailbox that nobody empties does not grow without end") {
   auto group = std::make_shared<engine::QueueGroup>(2);
   engine::GroupMember first(group, 0), second(group, 1);

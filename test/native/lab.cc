@@ -34,7 +34,7 @@ Lab::Lab(LabOptions options) : options_(std::move(options)), now_ms_(options_.st
   apps.set_now(now_ms_);
   auto created = engine::Engine::create(
       std::make_unique<MemoryDevice>(wire), std::make_unique<ForwardingDialer>(proxy),
-      options_.engine, [this] { wakes++; }, nullptr, 0,
+      options_.engine, [this] { wakes++; }, options_.group, 0,
       options_.takes_datagrams ? std::function<void()>([this] { datagram_wakes++; }) : nullptr);
   if (!created) abort();  // no epoll: nothing can be tested
   engine_ = std::move(created.value());

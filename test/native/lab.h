@@ -15,6 +15,7 @@ struct LabOptions {
   Dial dial = Dial::kPair;
   uint64_t start_ms = 1'000'000;
   bool takes_datagrams = true;
+  std::shared_ptr<engine::QueueGroup> group = nullptr;  // whose first queue the engine has
   static engine::Options default_engine_options();
 };
 
