@@ -93,6 +93,8 @@ export const COUNTER = {
   unnamedFlows: 20,
   connections: 21,
   timers: 22,
+  /** Flows that found a connection to the proxy open (`predial`). */
+  predialledFlows: 23,
 } as const;
 export const COUNTER_SLOTS = 32;
 

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "binding/arguments.h"
@@ -106,7 +107,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       parts.device = std::make_unique<tun::TunDevice>(std::move(fd), std::move(writer));
       parts.dialer =
           std::make_unique<relay::SocketDialer>(static_cast<uint32_t>(number(options, "fwmark")));
-      parts.options = read_options(options, queues);
+      parts.options = read_options(options, queues, i);
       parts.options.relay.names = names_;
       parts.options.relay.catches_dns = catches_dns_;
       parts.options.relay.dns_socket = dns_socket_;
@@ -128,8 +129,14 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return {nullptr, 0};
   }
 
-  // Limits are of the whole tunnel, so each of its engines gets a part.
-  static engine::Options read_options(const Napi::Object& options, uint32_t queues) {
+  // Limits are of the whole tunnel, so each of its engines gets a part. What does not divide goes
+  // to the first ones, who judge for all (engine/queue_group.h).
+  static engine::Options read_options(const Napi::Object& options, uint32_t queues,
+                                      uint32_t queue) {
+    auto part_of = [&](const char* limit) {
+      auto whole = static_cast<uint32_t>(number(options, limit));
+      return whole / queues + (queue < whole % queues ? 1 : 0);
+    };
     engine::Options out;
     auto request = options.Get("request").As<Napi::Object>();
     out.relay.request = {text(request, "head"), text(request, "middle"), text(request, "tail")};
@@ -140,10 +147,11 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     auto memory = static_cast<uint64_t>(number(options, "memoryBytes")) / queues;
     out.relay.send_limit = memory / 2;  // half each way
     out.driver.windows.sum = memory / 2;
-    out.relay.max_flows = static_cast<uint32_t>(number(options, "maxFlows")) / queues;
-    out.relay.max_pending = static_cast<uint32_t>(number(options, "maxPendingFlows")) / queues;
+    // One at least: the kernel's hash, not we, says which engine gets a flow.
+    out.relay.max_flows = std::max(part_of("maxFlows"), 1u);
+    out.relay.max_pending = std::max(part_of("maxPendingFlows"), 1u);
     out.driver.mtu = static_cast<uint32_t>(number(options, "mtu"));
-    out.relay.predial = (static_cast<uint32_t>(number(options, "predial")) + queues - 1) / queues;
+    out.relay.predial = part_of("predial");
     out.relay.sniffs = boolean(options, "sniff");
     out.flow_events = boolean(options, "flowEvents");
     out.faults.drop_one_in = static_cast<uint32_t>(number(options, "dropOneIn"));

@@ -32,6 +32,7 @@ enum class Counter : size_t {
   kUnnamedFlows,
   kConnections,
   kTimers,
+  kPredialledFlows,
 };
 constexpr size_t kCounterSlots = 32;
 

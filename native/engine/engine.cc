@@ -143,7 +143,7 @@ void Engine::end_polling() {
 
 // For a moment both may read a queue, or nobody: packets wait, and strays are passed on. Each
 // engine has its part of the connections that are open before they are needed, so then all are
-// needed.
+// needed: the first, which judges, has a part if any has.
 void Engine::follow_group() {
   if (!member_ || options_.relay.predial > 0) return;
   if (member_->judge(now_ms_) == is_concentrated_) return;
@@ -304,6 +304,7 @@ void Engine::publish_counters() {
   counters_.set(Counter::kUnnamedFlows, r.unnamed);
   counters_.set(Counter::kConnections, relay_->stack().size());
   counters_.set(Counter::kTimers, relay_->timer_count());
+  counters_.set(Counter::kPredialledFlows, r.predialled);
   if (member_)
     member_->publish({.ended = static_cast<int64_t>(r.opened - (r.active - r.pending)),
                       .bytes = r.to_upstream_bytes + r.to_app_bytes,

@@ -83,7 +83,7 @@ void Relay::on_held(stack::Connection& c) {
     answer_health_check(flow);
     return;
   }
-  if (stack_.size() > options_.max_flows) {
+  if (stats_.active > options_.max_flows) {
     notice_limit("flow limit reached: new connections are refused");
     stack_.refuse(flow);
     kill(flow);

@@ -53,7 +53,18 @@ export interface StatusDocument {
 }
 
 const NO_COUNTERS: Counters = {
-  flows: { active: 0, pending: 0, opened: 0, refused: 0, failed: 0, reset: 0, overLimit: 0, givenUp: 0, unnamed: 0 },
+  flows: {
+    active: 0,
+    pending: 0,
+    opened: 0,
+    refused: 0,
+    failed: 0,
+    reset: 0,
+    overLimit: 0,
+    givenUp: 0,
+    unnamed: 0,
+    predialled: 0,
+  },
   tcp: { connections: 0, timers: 0 },
   bytes: { toUpstream: 0, toApp: 0, buffered: 0 },
   packets: { fromApp: 0, toApp: 0, malformed: 0, ignored: 0, tunWriteErrors: 0 },

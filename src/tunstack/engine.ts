@@ -30,6 +30,8 @@ export interface Counters {
     readonly givenUp: number;
     /** To virtual addresses that stand for nothing: refused. */
     readonly unnamed: number;
+    /** That found a connection to the proxy open (`--predial`). */
+    readonly predialled: number;
   };
   /** What lwIP holds: connections, those in TIME_WAIT too, and timers of theirs that run. */
   readonly tcp: { readonly connections: number; readonly timers: number };
@@ -66,6 +68,7 @@ export function readCounters(slots: BigUint64Array): Counters {
       overLimit: count(COUNTER.overLimitFlows),
       givenUp: count(COUNTER.givenUpFlows),
       unnamed: count(COUNTER.unnamedFlows),
+      predialled: count(COUNTER.predialledFlows),
     },
     tcp: { connections: count(COUNTER.connections), timers: count(COUNTER.timers) },
     bytes: {

@@ -424,6 +424,20 @@ TEST("above max_flows a connection is refused by RST, below it is served") {
   CHECK(lab.open());
 }
 
+TEST("a connection in TIME_WAIT takes no other's place") {
+  LabOptions options;
+  options.engine.relay.max_flows = 1;
+  CheckedLab lab(options);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  pair.proxy->finish();  // the origin closes first, so TIME_WAIT is ours
+  REQUIRE(lab.until([&] { return pair.app->has_eof; }, 100));
+  pair.app->close();
+  REQUIRE(lab.until([&] { return pair.app->is_closed(); }, 100));
+  CHECK_EQ(lab.stack().size(), 1u);
+  CHECK(lab.open());
+}
+
 TEST("early accept opens before the proxy has answered, and a refusal is a RST afterwards") {
   LabOptions options;
   options.engine.relay.early_accept = true;

@@ -18,10 +18,18 @@ export const Status = z.object({
   dns: z.unknown(),
   uptimeMs: z.number().nullable().optional(),
   flows: z
-    .object({ active: z.number(), opened: z.number(), refused: z.number(), failed: z.number() })
+    .object({
+      active: z.number(),
+      opened: z.number(),
+      refused: z.number(),
+      failed: z.number(),
+      overLimit: z.number(),
+      predialled: z.number(),
+    })
     .nullable()
     .optional(),
-  bytes: z.object({ toUpstream: z.number(), toApp: z.number() }).nullable().optional(),
+  bytes: z.object({ toUpstream: z.number(), toApp: z.number(), buffered: z.number() }).nullable().optional(),
+  packets: z.object({ fromApp: z.number() }).nullable().optional(),
 });
 export type Status = z.infer<typeof Status>;
 
