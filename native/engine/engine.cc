@@ -318,8 +318,8 @@ void Engine::on_flow_event(relay::EventKind kind, const relay::Flow& flow, int s
   events_.push(kind, &flow, now_ms_, status, error, text);
 }
 
-void Engine::on_notice(std::string_view text) {
-  events_.push(relay::EventKind::kNotice, nullptr, now_ms_, 0, 0, text);
+void Engine::on_notice(std::string_view text, uint32_t similar) {
+  events_.push(relay::EventKind::kNotice, nullptr, now_ms_, 0, 0, text, similar);
 }
 
 }  // namespace engine

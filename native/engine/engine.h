@@ -98,7 +98,7 @@ class Engine final : public EngineFace, private relay::EventSink {
   void publish_counters();
   void on_flow_event(relay::EventKind kind, const relay::Flow& flow, int status, int error,
                      std::string_view text) override;
-  void on_notice(std::string_view text) override;
+  void on_notice(std::string_view text, uint32_t similar) override;
 
   std::unique_ptr<tun::PacketIo> device_;
   std::unique_ptr<relay::Dialer> dialer_;

@@ -47,8 +47,9 @@ void encode_event(std::vector<uint8_t>& out, relay::EventKind kind, const relay:
 }
 
 void EventQueue::push(relay::EventKind kind, const relay::Flow* flow, uint64_t now_ms, int status,
-                      int error, std::string_view text) {
+                      int error, std::string_view text, uint32_t similar) {
   Limit& limit = limits_[static_cast<size_t>(kind) % limits_.size()];
+  limit.left_out += similar;
   if (limit.second != now_ms / 1000) {
     limit.second = now_ms / 1000;
     limit.count = 0;

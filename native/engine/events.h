@@ -31,9 +31,10 @@ class EventQueue {
   /// `wake` is called, on the engine's thread, when the first record of a batch is there.
   explicit EventQueue(std::function<void()> wake) : wake_(std::move(wake)) {}
 
-  /// At most kMaxPerSecond records of a kind are kept per second; the next one tells how many not.
+  /// At most kMaxPerSecond records of a kind are kept per second; the next one tells how many not,
+  /// `similar` ones that did not come here included.
   void push(relay::EventKind kind, const relay::Flow* flow, uint64_t now_ms, int status, int error,
-            std::string_view text);
+            std::string_view text, uint32_t similar = 0);
   /// Everything since the last call. Any thread.
   std::vector<uint8_t> take();
 

@@ -5,11 +5,13 @@
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -23,6 +25,17 @@ constexpr int kProbeInterval_s = 10;
 constexpr int kProbes = 6;
 
 constexpr size_t kMostSpares = 64;
+
+// Of the last descriptors none is for a flow: status and down are to work, and what they ask of the
+// kernel, and DNS.
+constexpr rlim_t kReservedDescriptors = 64;
+
+// The first that no socket of ours may have: the kernel gives the lowest number that is free.
+int first_reserved_descriptor() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > INT_MAX) return INT_MAX;
+  return static_cast<int>(limit.rlim_cur - std::min(limit.rlim_cur / 2, kReservedDescriptors));
+}
 constexpr size_t kSparesToTry = 4;
 
 std::string address_text(const wire::FlowKey& key, const uint32_t* address) {
@@ -80,6 +93,7 @@ bool tell_when(int fd, uint32_t bytes) {
 base::Result<base::UniqueFd> SocketDialer::make_socket(int family) {
   base::UniqueFd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return base::Failure{"socket", errno};
+  if (fd.get() >= first_reserved_) return base::Failure{"socket", EMFILE};
   if (family != AF_UNIX) {
     // Before connect(): the SYN already has to carry it, or it is routed into our own TUN.
     if (fwmark_ && !set(fd.get(), SOL_SOCKET, SO_MARK, static_cast<int>(fwmark_)))
@@ -109,6 +123,11 @@ base::UniqueFd SocketDialer::take_spare() {
   }
   return {};
 }
+
+SocketDialer::SocketDialer(uint32_t fwmark, NearPath near_path)
+    : fwmark_(fwmark),
+      first_reserved_(first_reserved_descriptor()),
+      near_path_(std::move(near_path)) {}
 
 void SocketDialer::note_connected(int fd) {
   if (!near_path_.learn(fd)) return;

@@ -45,8 +45,8 @@ class Dialer {
 
 class SocketDialer final : public Dialer {
  public:
-  explicit SocketDialer(uint32_t fwmark, NearPath near_path = NearPath())
-      : fwmark_(fwmark), near_path_(std::move(near_path)) {}
+  /// Of the process's limit of descriptors, as it is now, the last ones are left to others.
+  explicit SocketDialer(uint32_t fwmark, NearPath near_path = NearPath());
   int dial(const UpstreamAddress& upstream, bool& in_progress) override;
   void note_connected(int fd) override;
   void recycle(base::UniqueFd fd) override;
@@ -58,6 +58,7 @@ class SocketDialer final : public Dialer {
   base::Result<base::UniqueFd> make_socket(int family);
 
   uint32_t fwmark_;
+  int first_reserved_;
   NearPath near_path_;
   std::vector<base::UniqueFd> spares_;  // oldest first
   size_t least_spares_ = 0;             // since the last trim()

@@ -66,10 +66,7 @@ void Relay::dial_next_address(Flow& flow) {
   while (flow.addresses_tried < upstreams_.size()) {
     error = start_dial(flow, upstreams_[flow.upstream_index % upstreams_.size()]);
     if (error == 0) return;
-    if (error == EMFILE || error == ENFILE) {
-      notice_limit("out of file descriptors: new connections are refused");
-      return fail(flow, error, "out of file descriptors");
-    }
+    if (error == EMFILE || error == ENFILE) return fail(flow, error, "out of file descriptors");
     give_up_address(flow);
   }
   fail(flow, error, "cannot reach the proxy");

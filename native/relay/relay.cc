@@ -31,6 +31,8 @@ bool is_health_address(const wire::FlowKey& key) {
   return key.is_v6() ? memcmp(key.destination, kV6, 16) == 0 : memcmp(key.destination, kV4, 4) == 0;
 }
 
+bool is_shortage(int error) { return error == EMFILE || error == ENFILE; }
+
 Flow& flow_of(stack::Connection& c) { return static_cast<Flow&>(c); }
 
 }  // namespace
@@ -187,8 +189,12 @@ void Relay::refuse(Flow& flow, int status, std::string_view head) {
 }
 
 void Relay::fail(Flow& flow, int error, std::string_view text) {
-  stats_.failed++;
-  events_.on_flow_event(EventKind::kFailed, flow, 0, error, text);
+  if (is_shortage(error)) {  // an event for each would be a flood, and says nothing of the proxy
+    notice_limit("out of file descriptors: new connections are refused");
+  } else {
+    stats_.failed++;
+    events_.on_flow_event(EventKind::kFailed, flow, 0, error, text);
+  }
   answer_failure(flow, error);
 }
 
@@ -205,7 +211,7 @@ void Relay::answer_failure(Flow& flow, int error) {
     stack_.refuse(flow);  // of our own server nothing but "not now" is to be told
   } else if (error == EHOSTUNREACH || error == ETIMEDOUT) {
     stack_.refuse_unreachable(flow, wire::Unreachable::kHost);
-  } else if (is_proxy_unreachable && error != EMFILE && error != ENFILE) {
+  } else if (is_proxy_unreachable && !is_shortage(error)) {
     stack_.refuse_unreachable(flow, wire::Unreachable::kNetwork);
   } else {
     stack_.refuse(flow);
@@ -220,12 +226,8 @@ void Relay::notice_limit(const char* what) {
     limit_notices_suppressed_++;
     return;
   }
-  std::string text = what;
-  if (limit_notices_suppressed_)
-    text += " (and " + std::to_string(limit_notices_suppressed_) + " more since the last line)";
-  limit_notices_suppressed_ = 0;
   last_limit_notice_ms_ = now_ms_;
-  events_.on_notice(text);
+  events_.on_notice(what, std::exchange(limit_notices_suppressed_, 0));
 }
 
 // ---- what happens to a flow ----

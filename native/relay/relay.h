@@ -64,7 +64,8 @@ class EventSink {
   virtual ~EventSink() = default;
   virtual void on_flow_event(EventKind kind, const Flow& flow, int status, int error,
                              std::string_view text) = 0;
-  virtual void on_notice(std::string_view text) = 0;
+  /// @param similar how many like it nobody heard of
+  virtual void on_notice(std::string_view text, uint32_t similar) = 0;
 };
 
 struct RelayStats {
@@ -214,7 +215,7 @@ class Relay final : public stack::Owner {
   size_t preferred_upstream_ = 0;
   uint64_t now_ms_ = 0;
   uint64_t last_limit_notice_ms_ = 0;
-  uint64_t limit_notices_suppressed_ = 0;
+  uint32_t limit_notices_suppressed_ = 0;
 
   std::vector<Flow*> dirty_;
   std::vector<Flow*> todo_;

@@ -210,7 +210,7 @@ class Daemon {
         this.#followProxy();
         break;
       case 'notice':
-        this.#log.info(`engine: ${event.message}`);
+        this.#incidents.addNotice(`engine: ${event.message}`, event.suppressed);
         break;
       case 'fatal':
         this.#break(new ProxyVpnError('E_ENGINE', `the engine ended: ${event.message} ${event.code}`));

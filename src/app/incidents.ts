@@ -4,37 +4,31 @@ import type { Incident } from './report.ts';
 /** Enough to see a pattern, little enough to read. */
 const KEPT = 10;
 /** Log lines at once, and how long until the next one: at worst 6 MB a day, for the log lies in memory (/run). */
-const BURST = 30;
-const REFILL_MS = 2000;
+const OF_FLOWS = { burst: 30, refillMs: 2000 };
+/** Each engine says once a second that a limit is reached; this is for all of them. */
+const OF_NOTICES = { burst: 1, refillMs: 1000 };
 
 export class Incidents {
-  readonly #log: (line: string) => void;
   readonly #now: () => Date;
+  readonly #ofFlows: FewLines;
+  readonly #ofNotices: FewLines;
   #latest: readonly Incident[] = [];
-  #lines = BURST;
-  #refilledAt: number;
-  #leftOut = 0;
 
   /** @param log takes a line */
   constructor(log: (line: string) => void, now: () => Date = () => new Date()) {
-    this.#log = log;
     this.#now = now;
-    this.#refilledAt = now().getTime();
+    this.#ofFlows = new FewLines(OF_FLOWS, log);
+    this.#ofNotices = new FewLines(OF_NOTICES, log);
   }
 
   /** @param similar how many like it nobody heard of */
   add(message: string, similar = 0): void {
-    const at = this.#now();
-    this.#latest = [...this.#latest, { at: at.toISOString(), message }].slice(-KEPT);
-    this.#refill(at.getTime());
-    this.#leftOut += similar;
-    if (this.#lines < 1) {
-      this.#leftOut++;
-      return;
-    }
-    this.#lines--;
-    this.#log(this.#leftOut > 0 ? `${message} (and ${this.#leftOut} more since the last line)` : message);
-    this.#leftOut = 0;
+    this.#add(this.#ofFlows, message, similar);
+  }
+
+  /** Of the engine itself: a limit that is reached. @param similar how many like it nobody heard of */
+  addNotice(message: string, similar = 0): void {
+    this.#add(this.#ofNotices, message, similar);
   }
 
   /** Oldest first. */
@@ -42,10 +36,46 @@ export class Incidents {
     return this.#latest;
   }
 
+  #add(lines: FewLines, message: string, similar: number): void {
+    const at = this.#now();
+    this.#latest = [...this.#latest, { at: at.toISOString(), message }].slice(-KEPT);
+    lines.add(message, similar, at.getTime());
+  }
+}
+
+/** A log that leaves lines out when there are too many, and says how many. */
+class FewLines {
+  readonly #log: (line: string) => void;
+  readonly #burst: number;
+  readonly #refillMs: number;
+  #left: number;
+  #refilledAt = Number.NEGATIVE_INFINITY;
+  #leftOut = 0;
+
+  constructor({ burst, refillMs }: typeof OF_FLOWS, log: (line: string) => void) {
+    this.#log = log;
+    this.#burst = burst;
+    this.#refillMs = refillMs;
+    this.#left = burst;
+  }
+
+  add(message: string, similar: number, now: number): void {
+    this.#refill(now);
+    this.#leftOut += similar;
+    if (this.#left < 1) {
+      this.#leftOut++;
+      return;
+    }
+    this.#left--;
+    this.#log(this.#leftOut > 0 ? `${message} (and ${this.#leftOut} more since the last line)` : message);
+    this.#leftOut = 0;
+  }
+
   #refill(now: number): void {
-    const earned = Math.floor((now - this.#refilledAt) / REFILL_MS);
+    const earned = Math.floor((now - this.#refilledAt) / this.#refillMs);
     if (earned < 1) return;
-    this.#lines = Math.min(BURST, this.#lines + earned);
-    this.#refilledAt += earned * REFILL_MS;
+    this.#left = Math.min(this.#burst, this.#left + earned);
+    // What is full earns nothing: the time until the next line begins with this one.
+    this.#refilledAt = this.#left === this.#burst ? now : this.#refilledAt + earned * this.#refillMs;
   }
 }

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <cstring>
@@ -228,4 +229,28 @@ TEST("a spare that was made before the proxy was known to be near is not dialled
   REQUIRE(is_ready(other.engine.get(), POLLOUT));
   dialer.note_connected(other.engine.get());
   CHECK(!dialer.has_spares());
+}
+
+TEST("the last descriptors are not for dialling") {
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit few{256, before.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &few) == 0);
+  {
+    Listener proxy;
+    SocketDialer dialer(0);
+    bool in_progress = false;
+    std::vector<UniqueFd> dialled;
+    int fd = 0;
+    while ((fd = dialer.dial(proxy.address, in_progress)) >= 0) dialled.emplace_back(fd);
+    CHECK_EQ(fd, -EMFILE);
+    std::vector<UniqueFd> others;
+    while ((fd = dup(proxy.fd.get())) >= 0) others.emplace_back(fd);
+    CHECK(others.size() > 32u);  // 64, but for what this process was started with
+    others.clear();
+    dialled.pop_back();
+    UniqueFd again(dialer.dial(proxy.address, in_progress));
+    CHECK(again);
+  }
+  setrlimit(RLIMIT_NOFILE, &before);
 }

@@ -36,6 +36,23 @@ test('what the engine left out counts as well', () => {
   expect(lines).toEqual(['failed (and 7 more since the last line)']);
 });
 
+test('what the engines say is a line a second at most, all of them together, and flows have their own lines', () => {
+  const clock = { ms: 900 };
+  const { incidents, lines } = incidentsAt(clock);
+  for (; clock.ms < 10_900; clock.ms += 100) {
+    incidents.addNotice('engine: out of file descriptors', 9);
+    incidents.addNotice('engine: out of file descriptors', 9);
+  }
+  expect(lines).toHaveLength(10);
+  expect(lines.slice(0, 2)).toEqual([
+    'engine: out of file descriptors (and 9 more since the last line)',
+    'engine: out of file descriptors (and 199 more since the last line)',
+  ]);
+  incidents.add('refused');
+  expect(lines.at(-1)).toBe('refused');
+  expect(incidents.latest).toHaveLength(10);
+});
+
 test('a day of flood stays small', () => {
   const clock = { ms: 0 };
   const { incidents, lines } = incidentsAt(clock);
