@@ -4,7 +4,7 @@ import { openHost } from '../../../src/app/host.ts';
 import type { Op } from '../../../src/app/plan.ts';
 import type { Backend } from '../../../src/firewall/backend.ts';
 import type { FirewallPolicy } from '../../../src/firewall/policy.ts';
-import type { ProbeResult } from '../../../src/native.ts';
+import type { EngineOptions, ProbeResult } from '../../../src/native.ts';
 import type { Applier, Appliers, UndoResult } from '../../../src/op.ts';
 import type { Engine } from '../../../src/tunstack/engine.ts';
 import { readCounters } from '../../../src/tunstack/engine.ts';
@@ -33,6 +33,8 @@ export class FakeKernel {
   /** Called before each change, with how many there were in this life; may throw. */
   onChange: (count: number) => void = () => {};
   probeResult: ProbeResult = PROXY_ANSWERS;
+  /** What the last engine was made with. */
+  engineOptions: EngineOptions | undefined;
   #changes = 0;
 
   get text(): string {
@@ -62,7 +64,7 @@ export class FakeKernel {
         this.#note('probe');
         return this.probeResult;
       },
-      startEngine: () => this.#engine(),
+      startEngine: (options) => this.#engine(options),
       selfTest: async () => this.#change('self-test', () => {}),
       selfTestDns: async () => this.#change('self-test of DNS', () => {}),
       backend: async () => this.#backend(),
@@ -81,8 +83,10 @@ export class FakeKernel {
     this.#note(event);
   }
 
-  #engine(): Engine {
-    this.#change('engine', () => {});
+  #engine(options: EngineOptions): Engine {
+    this.#change('engine', () => {
+      this.engineOptions = options;
+    });
     return {
       counters: () => readCounters(new BigUint64Array(32)),
       setUpstreams: () => {},

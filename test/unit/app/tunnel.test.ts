@@ -81,6 +81,27 @@ test('the proxy is asked before anything changes; what diverts comes after the e
   expect(kernel.events.slice(-2)).toEqual(['self-test', 'self-test of DNS']);
 });
 
+test('the engine gets the limits and times of the configuration', async () => {
+  await tunnelWith(
+    ...['--memory', '31', '--max-flows', '1234', '--predial', '5'],
+    ...['--keepalive', '17', '--idle-timeout', '1811', '--connect-timeout', '7'],
+  ).bringUp(never);
+  expect(kernel.engineOptions).toMatchObject({
+    memoryBytes: 31 << 20,
+    maxFlows: 1234,
+    maxPendingFlows: 1234,
+    predial: 5,
+    keepaliveMs: 17_000,
+    idleTimeoutMs: 1_811_000,
+    connectTimeoutMs: 7_000,
+  });
+});
+
+test('of many flows no more than 4096 wait for the proxy at a time', async () => {
+  await tunnelWith('--max-flows', '65536').bringUp(never);
+  expect(kernel.engineOptions).toMatchObject({ maxFlows: 65_536, maxPendingFlows: 4096 });
+});
+
 test('flows end before what routes them', async () => {
   const tunnel = tunnelWith();
   await tunnel.bringUp(never);
