@@ -1,8 +1,9 @@
-/** Downloads to programs of the host in packets of more than 64 KiB, with packet filters of others in their way. */
+/** Large packets: uploads that come in them, and downloads in those of more than 64 KiB, past other packet filters. */
 import os from 'node:os';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { Cli } from './cli.ts';
 import { Integrity, labload, startLabProxy } from './lab.ts';
+import { until } from './process.ts';
 import { ADDRESS, makeTopology, type Namespace, type Topology } from './topology.ts';
 
 const PORT = 8888;
@@ -26,7 +27,7 @@ beforeAll(async () => {
 });
 afterEach(async () => {
   await cli.down();
-  await topology.app.must(['nft', 'delete table inet someone']);
+  await topology.app.must(['nft', 'add table inet someone; delete table inet someone']);
 });
 afterAll(() => topology.remove());
 
@@ -73,4 +74,13 @@ test('those of a container behind the host do not, nor those over IPv6', { timeo
   await carryFrom(topology.guest, 'v4');
   await carryFrom(topology.app, 'v6');
   expect(await countLargePackets()).toBe(0);
+});
+
+test('an upload comes from the kernel in packets of many segments', async () => {
+  await cli.up(['--proxy', `${ADDRESS.net.v4}:${PORT}`]);
+  const sent = 1 << 20;
+  await topology.app.must(['bash', '-c', `head -c ${sent} /dev/zero >/dev/tcp/${ADDRESS.origin.v4}/9001`]);
+  await until('all of it', async () => ((await cli.status()).bytes?.toUpstream ?? 0) >= sent);
+  // Segment by segment they would be 720.
+  expect((await cli.status()).packets?.fromApp).toBeLessThan(200);
 });
