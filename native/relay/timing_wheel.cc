@@ -10,6 +10,8 @@ namespace {
 
 constexpr uint32_t kMaxUnansweredProbes = 6;
 constexpr uint32_t kProbeIntervalS = 10;
+// Flow::last_activity_s is cut to a whole second: what moved last may be so much younger.
+constexpr uint32_t kActivityPrecisionMs = 1000;
 
 }  // namespace
 
@@ -85,8 +87,9 @@ void Relay::check_flow(Flow& flow) {
   uint64_t idle_ms = now_ms_ - static_cast<uint64_t>(flow.last_activity_s) * 1000;
   bool health_is_over =
       flow.is_health_check && now_ms_ >= flow.started_ms + options_.connect_timeout_ms;
-  if (health_is_over || (options_.idle_timeout_ms && idle_ms >= options_.idle_timeout_ms))
-    return abort_app(flow);
+  bool idle_is_over = options_.idle_timeout_ms &&
+                      idle_ms >= uint64_t{options_.idle_timeout_ms} + kActivityPrecisionMs;
+  if (health_is_over || idle_is_over) return abort_app(flow);
   if (options_.keepalive_ms && idle_ms >= options_.keepalive_ms) {
     auto now_s = static_cast<uint32_t>(now_ms_ / 1000);
     if (flow.fd >= 0 && !flow.has_keepalive) {

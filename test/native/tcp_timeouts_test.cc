@@ -102,6 +102,49 @@ TEST("the idle time-out resets both ends, and only when nothing moved") {
   CHECK_EQ(lab.counter(Counter::kResetFlows), 2u);
 }
 
+TEST("a download of a byte every 100 ms outlives an idle time-out of a second") {
+  CheckedLab lab(with(0, 1000));
+  auto pair = lab.open();
+  REQUIRE(pair);
+  for (int i = 0; i < 100; i++) {
+    lab.advance(100);
+    pair.proxy->send("x");
+  }
+  lab.settle();
+  CHECK(!pair.app->was_reset);
+  CHECK_EQ(pair.app->received.size(), 100u);
+}
+
+TEST("no silence that is shorter than the idle time-out resets, wherever in a second it begins") {
+  for (uint64_t silence_ms : {1100, 1900}) {
+    CheckedLab lab(with(0, 2000));
+    auto pair = lab.open();
+    REQUIRE(pair);
+    lab.advance(1950 - lab.now_ms() % 1000);
+    for (int i = 0; i < 20; i++) {
+      pair.app->send("x");
+      lab.advance(silence_ms);
+    }
+    CHECK(!pair.app->was_reset);
+    CHECK_EQ(pair.proxy->received.size(), 20u);
+  }
+}
+
+TEST("the idle time-out comes when it is over in full, and at most two seconds later") {
+  for (uint64_t begins_ms : {0, 5, 500, 950, 995}) {
+    CheckedLab lab(with(0, 2000));
+    auto pair = lab.open();
+    REQUIRE(pair);
+    lab.advance(1000 + begins_ms - lab.now_ms() % 1000);
+    pair.proxy->send("x");
+    lab.settle();
+    uint64_t start = lab.now_ms();
+    REQUIRE(lab.until([&] { return pair.app->was_reset; }, 10'000));
+    CHECK(lab.now_ms() - start >= 2000);
+    CHECK(lab.now_ms() - start <= 4000);
+  }
+}
+
 TEST("keepalive probes and their answers are not traffic: the idle time goes on") {
   CheckedLab lab(with(30'000, 120'000));
   auto pair = lab.open();
