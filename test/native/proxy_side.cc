@@ -145,8 +145,10 @@ int ProxySide::dial(const relay::UpstreamAddress& upstream, bool& in_progress) {
   if (how == Dial::kError || fails) return -next_error;
   in_progress = how == Dial::kLater;
   int fd = how == Dial::kTcp ? dial_tcp(in_progress) : dial_pair(how == Dial::kLater);
-  if (fd >= 0) ends.back()->dialled_address = port;
-  if (fd >= 0 && how == Dial::kGone) ends.back()->close();
+  if (fd < 0) return fd;
+  ends.back()->dialled_address = port;
+  ends.back()->relay_fd = fd;
+  if (how == Dial::kGone) ends.back()->close();
   return fd;
 }
 

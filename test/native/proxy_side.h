@@ -41,6 +41,7 @@ class ProxyEnd {
   size_t pending_bytes() const { return out_.size() - out_at_; }
   uint64_t sent_bytes = 0;
   size_t dialled_address = 0;  // port of the UpstreamAddress
+  int relay_fd = -1;           // the other end, the relay's own: to be looked at only
 
   /// Reads and writes what can be. @return true when anything moved
   bool pump();

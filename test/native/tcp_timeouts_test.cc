@@ -1,4 +1,7 @@
 // Keepalive and idle time-outs, by a clock that the test moves.
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include "checked_lab.h"
 
 using engine::Counter;
@@ -13,6 +16,13 @@ LabOptions with(uint32_t keepalive_ms, uint32_t idle_timeout_ms) {
   options.engine.relay.keepalive_ms = keepalive_ms;
   options.engine.relay.idle_timeout_ms = idle_timeout_ms;
   return options;
+}
+
+int option_of(int fd, int level, int name) {
+  int value = -1;
+  socklen_t length = sizeof value;
+  getsockopt(fd, level, name, &value, &length);
+  return value;
 }
 
 bool has_ended(const lab::ProxyEnd& end) { return end.has_eof || end.error != 0; }
@@ -143,6 +153,31 @@ TEST("the idle time-out comes when it is over in full, and at most two seconds l
     CHECK(lab.now_ms() - start >= 2000);
     CHECK(lab.now_ms() - start <= 4000);
   }
+}
+
+TEST("the kernel probes the proxy of a connection that has been idle for the keepalive time") {
+  LabOptions options = with(60'000, 0);
+  options.dial = lab::Dial::kTcp;
+  CheckedLab lab(options);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  int fd = pair.proxy->relay_fd;
+  CHECK_EQ(option_of(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+  for (int i = 0; i < 62; i++) lab.skip(1000);
+  CHECK_EQ(option_of(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+  CHECK_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPIDLE), 61);
+  CHECK_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPINTVL), 10);
+  CHECK_EQ(option_of(fd, IPPROTO_TCP, TCP_KEEPCNT), 6);
+}
+
+TEST("without keepalive nobody probes the proxy") {
+  LabOptions options = with(0, 0);
+  options.dial = lab::Dial::kTcp;
+  CheckedLab lab(options);
+  auto pair = lab.open();
+  REQUIRE(pair);
+  for (int i = 0; i < 62; i++) lab.skip(1000);
+  CHECK_EQ(option_of(pair.proxy->relay_fd, SOL_SOCKET, SO_KEEPALIVE), 0);
 }
 
 TEST("keepalive probes and their answers are not traffic: the idle time goes on") {
