@@ -1,4 +1,9 @@
 // Connections that are open before anybody needs them: learned, used, and never a reason to fail.
+#include <linux/tcp.h>  // its tcp_info has more than that of the C library
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
 #include <cerrno>
 
 #include "checked_lab.h"
@@ -47,6 +52,47 @@ TEST("a flow takes an open connection, and another is opened in its place") {
   lab.proxy_of(app)->reply_ok();
   REQUIRE(lab.until([&] { return app.is_connected; }, 100));
   exchange(lab, {&app, lab.proxy_of(app)}, 100'000, 100'000);
+}
+
+TEST("one proven connection that the proxy closes is opened anew, and the others stay of use") {
+  for (uint64_t idle_ms : {1000, 30'000}) {
+    CheckedLab lab(with_predial(3));
+    lab.advance(5000);
+    REQUIRE(lab.proxy.dials == 3);
+    lab.advance(idle_ms);
+    lab.proxy.ends[0]->close();
+    lab.advance(1500);
+    CHECK_EQ(lab.proxy.dials, 4u);
+    AppTcp& app = lab.apps.connect();
+    lab.settle();
+    CHECK_EQ(lab.stats().predialled, 1u);
+    REQUIRE(lab.proxy_of(app));
+    lab.proxy_of(app)->reply_ok();
+    REQUIRE(lab.until([&] { return app.is_connected; }, 100));
+    exchange(lab, {&app, lab.proxy_of(app)}, 1000, 1000);
+  }
+}
+
+// The handshake's last ACK waits for a request on a socket of SocketDialer's.
+TEST("a connection that is opened ahead of need is acknowledged without a request") {
+  base::UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  relay::UpstreamAddress address = lab::upstream_address(0);
+  auto* name = reinterpret_cast<sockaddr*>(&address.address);
+  REQUIRE(bind(listener.get(), name, address.length) == 0 && listen(listener.get(), 1) == 0);
+  getsockname(listener.get(), name, &address.length);
+  base::UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
+  relay::SocketWatch sockets(epoll.get());
+  relay::SocketDialer dialer(0);
+  relay::Predialer predialer(dialer, sockets, 1);
+  predialer.refill(address, 1000);
+  epoll_event event{};
+  REQUIRE(epoll_wait(epoll.get(), &event, 1, 5000) == 1);
+  auto fd = static_cast<int>(event.data.u64);
+  predialer.on_socket(fd, event.events, 1000);
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  REQUIRE(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0);
+  CHECK_EQ(info.tcpi_segs_out, 2u);  // SYN and ACK
 }
 
 TEST("a proxy that closes idle connections is left alone for a while") {
