@@ -330,6 +330,7 @@ ssize_t MemoryDevice::read(std::span<uint8_t> buffer) {
   const Bytes& packet = wire_.to_engine[wire_.next_to_engine++];
   size_t n = std::min(packet.size(), buffer.size());
   if (n > 0) memcpy(buffer.data(), packet.data(), n);
+  if (wire_.notes_memory) wire_.read_into.push_back(buffer);
   return static_cast<ssize_t>(n);
 }
 
@@ -342,6 +343,7 @@ ssize_t MemoryDevice::write(const iovec* parts, int count) {
   for (int i = 0; i < count; i++) {
     auto* p = static_cast<const uint8_t*>(parts[i].iov_base);
     packet.insert(packet.end(), p, p + parts[i].iov_len);
+    if (wire_.notes_memory) wire_.written_from.push_back({p, parts[i].iov_len});
   }
   auto length = static_cast<ssize_t>(packet.size());
   if (packet.size() > wire_.largest_packet) {

@@ -77,6 +77,10 @@ struct Wire {
   int too_large_error = 0;           // ... fails with this, or with 0 is lost without a word
   uint32_t too_large = 0;            // ... and is counted
   bool is_gone = false;              // reads fail with EBADFD
+  // The engine's memory that packets were read into and written from, while it is noted.
+  bool notes_memory = false;
+  std::vector<std::span<const uint8_t>> read_into;
+  std::vector<std::span<const uint8_t>> written_from;
 
   void push(Bytes packet) { to_engine.push_back(std::move(packet)); }
 };
