@@ -26,6 +26,9 @@ extern "C" {
 
 // Private fields of tcp_priv.h are used below, so the version is pinned.
 static_assert(LWIP_VERSION_MAJOR == 2 && LWIP_VERSION_MINOR == 1 && LWIP_VERSION_REVISION == 3);
+// Room behind each copied write, for the next one to be appended to: with it the smallest write
+// would take memory of a whole segment, TCP_MSS bytes.
+static_assert(TCP_OVERSIZE == 0);
 
 namespace tcp {
 namespace {
