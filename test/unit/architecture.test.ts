@@ -1,4 +1,4 @@
-/** Who may know whom in src/, each arrow with its reason (STYLE: two one-way roads). */
+/** Who may know whom in src/ and native/, each arrow with its reason (STYLE: two one-way roads). */
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -135,4 +135,68 @@ test('every file opens with what it owns', () => {
 test('no file has outgrown its reader', () => {
   const long = ALL.map(({ file, text }) => [file, text.split('\n').length] as const).filter(([, lines]) => lines > 500);
   expect(long).toEqual([]);
+});
+
+describe('native/', () => {
+  const NATIVE = path.join(ROOT, 'native');
+
+  /** Who knows what of lwIP outside tcp/. */
+  const LWIP: { readonly [arrow: string]: string } = {
+    'binding/engine_binding.cc -> lwip/init.h': 'its version, for people',
+    'relay/naming.cc -> lwip/pbuf.h': 'received data is a list of pbufs: its first bytes tell a name',
+    'relay/pump.cc -> lwip/pbuf.h': 'received data is a list of pbufs: sent from where it lies, without a copy',
+  };
+
+  const files = fs
+    .readdirSync(NATIVE, { recursive: true, encoding: 'utf8' })
+    .filter((file) => /\.(cc|h)$/.test(file))
+    .map((file) => {
+      const text = fs.readFileSync(path.join(NATIVE, file), 'utf8');
+      const includes = [...text.matchAll(/^#include ["<]([^">]+)[">]/gm)]
+        .map((match) => match[1] ?? '')
+        .map((name) => {
+          const beside = path.relative(NATIVE, path.resolve(NATIVE, path.dirname(file), name));
+          return fs.existsSync(path.join(NATIVE, beside)) ? beside : name;
+        });
+      return { file, includes };
+    });
+  const arrows = files.flatMap(({ file, includes }) => includes.map((target) => [file, target] as const));
+  const written = (some: typeof arrows): readonly string[] => some.map((arrow) => arrow.join(' -> '));
+
+  /** The folders as the code map of ARCHITECTURE.md lists them. */
+  function folders(): readonly string[] {
+    const text = fs.readFileSync(path.join(ROOT, 'ARCHITECTURE.md'), 'utf8');
+    const table = text.slice(text.indexOf('`native/`:'), text.indexOf('`src/`:'));
+    return [...table.matchAll(/^\| `(\w+)\/` \|/gm)].map((match) => match[1] ?? '');
+  }
+
+  test('the includes are found', () => {
+    expect(written(arrows)).toContain('tcp/lwip_driver.cc -> lwip/priv/tcp_priv.h');
+    expect(written(arrows)).toContain('binding/nftables_binding.cc -> base/unique_fd.h');
+  });
+
+  test('a folder includes itself and folders above it in the code map', () => {
+    const order = folders();
+    expect([...order].sort()).toEqual(
+      fs
+        .readdirSync(NATIVE, { withFileTypes: true })
+        .filter((entry) => entry.isDirectory())
+        .map(({ name }) => name)
+        .sort(),
+    );
+    const ours = arrows.filter(([, target]) => order.includes(moduleOf(target)));
+    expect(ours.length).toBeGreaterThan(100);
+    const upwards = ours.filter(([file, target]) => order.indexOf(moduleOf(target)) > order.indexOf(moduleOf(file)));
+    expect(written(upwards)).toEqual([]);
+  });
+
+  test('only tcp/ knows lwIP, but for what is said here', () => {
+    const strangers = arrows.filter(([file, target]) => /^(lwip|netif)\//.test(target) && moduleOf(file) !== 'tcp');
+    expect([...written(strangers)].sort()).toEqual(Object.keys(LWIP));
+  });
+
+  test('only binding/ knows Node', () => {
+    const knowing = arrows.filter(([, target]) => /^(napi|node_api|js_native_api|node|uv|v8)\b.*\.h$/.test(target));
+    expect([...new Set(knowing.map(([file]) => moduleOf(file)))]).toEqual(['binding']);
+  });
 });
