@@ -7,6 +7,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 namespace base {
 namespace {
@@ -15,7 +17,6 @@ namespace {
 int io_setup(unsigned entries, aio_context_t* context) {
   return static_cast<int>(syscall(SYS_io_setup, entries, context));
 }
-int io_destroy(aio_context_t context) { return static_cast<int>(syscall(SYS_io_destroy, context)); }
 int io_submit(aio_context_t context, size_t count, iocb** blocks) {
   return static_cast<int>(syscall(SYS_io_submit, context, count, blocks));
 }
@@ -24,16 +25,45 @@ int io_getevents(aio_context_t context, size_t most, io_event* events) {
   return static_cast<int>(syscall(SYS_io_getevents, context, 0L, most, events, &at_once));
 }
 
+// Contexts of batches that are no more, for the next ones: io_destroy(2) waits tens of milliseconds
+// until no processor can know of it any longer (RCU). The kernel ends them with the process.
+class IdleContexts {
+ public:
+  /// @return 0 when there is none
+  aio_context_t take() {
+    std::lock_guard lock(mutex_);
+    if (contexts_.empty()) return 0;
+    aio_context_t context = contexts_.back();
+    contexts_.pop_back();
+    return context;
+  }
+  void keep(aio_context_t context) {
+    std::lock_guard lock(mutex_);
+    contexts_.push_back(context);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<aio_context_t> contexts_;
+};
+
+IdleContexts& idle_contexts() {
+  static auto* contexts = new IdleContexts;  // outlives every batch
+  return *contexts;
+}
+
 }  // namespace
 
 WriteBatch::~WriteBatch() {
-  if (support_ == Support::kHere) io_destroy(context_);
+  if (support_ == Support::kHere) idle_contexts().keep(context_);
 }
 
 // Containers may forbid it, a kernel may be without it, and fs.aio-max-nr is for all of the host.
 bool WriteBatch::is_possible() {
   if (support_ == Support::kUnknown) {
-    support_ = io_setup(kMostWrites, &context_) == 0 ? Support::kHere : Support::kNone;
+    context_ = idle_contexts().take();
+    bool is_here = context_ != 0 || io_setup(kMostWrites, &context_) == 0;
+    support_ = is_here ? Support::kHere : Support::kNone;
     if (support_ == Support::kHere) room_.reset(new Room);
   }
   return support_ == Support::kHere;
