@@ -45,9 +45,12 @@ export async function runDown(options: DownOptions, terminal: Terminal): Promise
   const elsewhere = runElsewhere(directory, [...words, ...flags]);
   if (elsewhere !== undefined) return elsewhere;
   const owner = lockOwner(directory.lockFile);
-  let document = owner && (await byDaemon(directory, owner, terminal));
+  const answer = owner && (await byDaemon(directory, owner, terminal));
+  let document = answer === 'ended' ? undefined : answer;
   if (document === undefined || options.force)
     document = (await undoByJournal(directory, options, terminal)) ?? document;
+  // It undid all by itself, too slowly to be heard.
+  if (answer === 'ended') document ??= downReport(options.name, { undone: [], foreign: [], failed: [] });
   if (standingEntry(pendingOf(directory))) terminal.warn(STAYS_ON);
   if (document === undefined) {
     terminal.print(downReport(options.name, { undone: [], foreign: [], failed: [] }), `${options.name}: not up`);
@@ -57,12 +60,12 @@ export async function runDown(options: DownOptions, terminal: Terminal): Promise
   return document.failed.length === 0 ? EXIT.ok : EXIT.failed;
 }
 
-/** @returns undefined when the daemon had to be killed, or died, so that its work is still to be done */
+/** @returns no document when the daemon had to be ended, or died, so that its work may still be to do */
 async function byDaemon(
   directory: StateDirectory,
   owner: LockOwner,
   terminal: Terminal,
-): Promise<DownDocument | undefined> {
+): Promise<DownDocument | 'ended' | undefined> {
   try {
     const document = (await askDaemon(controlSocket(directory), 'down', ANSWER_MS)) as DownDocument;
     // Its device goes with it.
@@ -70,11 +73,11 @@ async function byDaemon(
     return document;
   } catch (error) {
     if (!(error instanceof ProxyVpnError) || !error.code.startsWith('E_CONTROL_')) throw error;
-    if (await hasEnded(owner, 0)) return undefined;
+    if (await hasEnded(owner, 0)) return error.code === 'E_CONTROL_TIMEOUT' ? 'ended' : undefined;
     terminal.warn(`${error.message}; ending process ${owner.pid} by signal`);
   }
   await endBySignals(owner);
-  return undefined;
+  return 'ended';
 }
 
 /** Only the very process that holds the lock, never one that got its pid later. */
