@@ -20,8 +20,8 @@ export default defineConfig({
     include: ['test/netns/**/*.test.ts'],
     // The tests share a kernel, two cores and the clock: side by side they would measure each other.
     fileParallelism: false,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     teardownTimeout: 30_000,
   },
 });

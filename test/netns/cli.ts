@@ -33,8 +33,6 @@ export const Status = z.object({
 });
 export type Status = z.infer<typeof Status>;
 
-const UP_TIMEOUT_MS = 30_000;
-
 export class Cli {
   readonly #where: Namespace;
   readonly stateDirectory: string;
@@ -51,7 +49,7 @@ export class Cli {
 
   run(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
     const env = { ...this.#environment, ...options.env };
-    return this.#where.run([PROXYVPN, ...args], { timeoutMs: UP_TIMEOUT_MS, ...options, env });
+    return this.#where.run([PROXYVPN, ...args], { ...options, env });
   }
 
   start(args: readonly string[], options: RunOptions = {}): Background {

@@ -8,7 +8,7 @@ import { expectEcho } from './lab.ts';
 import { IPTABLES_FILTER, liveAndDie, NFT_FILTER, PROXY_PORT, startLeakServers } from './leak-scenario.ts';
 import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
 
-const LONG_MS = 120_000;
+const LONG_MS = 600_000;
 const HIDDEN = { PROXYVPN_LIBNFTABLES: 'libnope.so.9' } as const;
 
 let topology: Topology;

@@ -9,7 +9,7 @@ import { NFT_FILTER, PROXY_PORT, startLeakServers, watchLeaks } from './leak-sce
 import type { Ran } from './process.ts';
 import { ADDRESS, makeTopology, type Topology } from './topology.ts';
 
-const LONG_MS = 120_000;
+const LONG_MS = 600_000;
 const PROXY = ['--proxy', `${ADDRESS.net.v4}:${PROXY_PORT}`];
 
 let topology: Topology;

@@ -15,7 +15,7 @@ import {
 import { DATAGRAM_ADDRESS } from './servers.ts';
 import { ADDRESS, makeTopology, type Topology } from './topology.ts';
 
-const LONG_MS = 120_000;
+const LONG_MS = 600_000;
 
 let topology: Topology;
 let cli: Cli;

@@ -17,7 +17,13 @@ export interface RunOptions {
   readonly cwd?: string;
 }
 
-const DEFAULT_TIMEOUT_MS = 30_000;
+/**
+ * Longer than anything takes on a host without a moment to spare, where `up` has taken half a minute; shorter than the
+ * two minutes of a kernel that sends its SYNs in vain.
+ */
+const PATIENCE_MS = 100_000;
+/** After the end of a program: of whoever still holds its pipes nothing more is awaited. */
+const HELD_MS = 500;
 
 /** Nothing of the caller's environment reaches a program but these: no proxy settings, no git or ssh configuration. */
 export function cleanEnvironment(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
@@ -33,7 +39,7 @@ export function cleanEnvironment(extra: Readonly<Record<string, string>> = {}): 
 /** Runs a program to its end. Rejects only when it cannot be started or overruns its time. */
 export function run(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {
   const [program = '', ...args] = argv;
-  const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+  const timeoutMs = options.timeoutMs ?? PATIENCE_MS;
   const start = performance.now();
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { env: cleanEnvironment(options.env), cwd: options.cwd });
@@ -54,11 +60,16 @@ export function run(argv: readonly string[], options: RunOptions = {}): Promise<
         child.stderr?.destroy();
         resolve({ code: code ?? -1, stdout: output.stdout(), stderr: output.stderr(), ms: performance.now() - start });
       };
-      Promise.race([output.ended, new Promise((settle) => setTimeout(settle, 500))]).then(finish, reject);
+      Promise.race([output.ended, soon()]).then(finish, reject);
     });
     child.stdin?.on('error', () => {});
     child.stdin?.end(options.input ?? '');
   });
+}
+
+/** The immediate comes after a look at the pipes, so that nothing is lost however late the timer is. */
+function soon(): Promise<void> {
+  return new Promise((resolve) => setTimeout(() => setImmediate(resolve), HELD_MS));
 }
 
 function collect(child: ChildProcess): { stdout(): string; stderr(): string; readonly ended: Promise<unknown> } {
@@ -120,7 +131,7 @@ export class Background {
   }
 
   /** Waits for the condition and fails with the program's output if the program ends first. */
-  async until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
+  async until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = PATIENCE_MS): Promise<void> {
     await until(
       `${what} by ${this.#argv.join(' ')}`,
       async () => {
@@ -134,9 +145,9 @@ export class Background {
     });
   }
 
-  async exitCode(timeoutMs = DEFAULT_TIMEOUT_MS): Promise<number | null> {
+  async exitCode(timeoutMs = PATIENCE_MS): Promise<number | null> {
     await until(`end of ${this.#argv.join(' ')}`, () => this.#exit !== undefined, timeoutMs);
-    await Promise.race([this.#output.ended, new Promise((settle) => setTimeout(settle, 200))]);
+    await Promise.race([this.#output.ended, soon()]);
     return this.#exit?.code ?? null;
   }
 
@@ -144,10 +155,10 @@ export class Background {
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     if (!this.isRunning) return;
     this.#child.kill(signal);
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), 3000);
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), PATIENCE_MS / 10);
     await this.#exited;
     clearTimeout(timer);
-    await Promise.race([this.#output.ended, new Promise((settle) => setTimeout(settle, 200))]);
+    await Promise.race([this.#output.ended, soon()]);
   }
 }
 
@@ -155,7 +166,7 @@ export class Background {
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
-  timeoutMs = 10_000,
+  timeoutMs = PATIENCE_MS,
   intervalMs = 20,
 ): Promise<void> {
   const end = performance.now() + timeoutMs;
