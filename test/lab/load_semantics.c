@@ -225,8 +225,7 @@ int mode_halfclose(void) {
 
 static void print_refusal(int port) {
   double ms;
-  int error, timeout_s = port == 9011 ? (int)options.seconds : 10;
-  int fd = blocking_connect(port, timeout_s, &ms, &error);
+  int error, fd = blocking_connect(port, (int)options.seconds, &ms, &error);
   printf(",\"%d\":{\"connect\":\"%s\",\"connect_ms\":%.2f", port, error_name(error), ms);
   if (fd >= 0) {
     char byte;

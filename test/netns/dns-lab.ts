@@ -261,7 +261,7 @@ export async function dig(server: string, ...args: readonly string[]): Promise<D
 /** Runs a program that finds this server in /etc/resolv.conf, in a mount namespace of its own. */
 export async function withResolver(directory: string, server: string, command: readonly string[]): Promise<Ran> {
   const file = path.join(directory, `resolv-${server}`);
-  fs.writeFileSync(file, `nameserver ${server}\noptions timeout:3 attempts:1\n`);
+  fs.writeFileSync(file, `nameserver ${server}\noptions timeout:20 attempts:1\n`);
   const script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"';
   return run(['unshare', '--mount', 'sh', '-c', script, file, ...command]);
 }

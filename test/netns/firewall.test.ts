@@ -129,7 +129,7 @@ describe.each(VARIANTS)('%s', (variant) => {
   it.each([4, 6] as const)('what the policy allows goes through over IPv%s', async (family) => {
     await lab.must(variant, 'load');
     const [net, origin] = [addressOf('net', family), addressOf('origin', family)];
-    const read = { family, read: true } as const;
+    const read = { family, read: true, timeout_ms: 20_000 } as const;
     const engine = { uid: ENGINE_UID, caps: CAP_NET_ADMIN, mark: MARK } as const;
     const answers = {
       tunnel: await lab.probe(lab.app, { ...read, proto: 'tcp', to: origin, port: 80 }),

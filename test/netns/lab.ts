@@ -114,7 +114,7 @@ export async function connectTo(
   where: Namespace,
   destination: string,
   port: number,
-  timeoutS = 10,
+  timeoutS = 40,
 ): Promise<z.infer<typeof Refusal>> {
   const args = ['refused', '--dst', destination, '--port', `${port}`, '-t', `${timeoutS}`];
   const { result } = await labload(where, z.record(z.string(), z.union([z.string(), Refusal])), args);
@@ -124,6 +124,6 @@ export async function connectTo(
 /** A line there and back over an echo port of labproxy. Rejects when it does not come back. */
 export async function expectEcho(where: Namespace, destination: string, port = 9003): Promise<void> {
   const script = `exec 3<>/dev/tcp/${destination}/${port}; echo hello >&3; head -n 1 <&3`;
-  const answer = await where.must(['bash', '-c', script], { timeoutMs: 10_000 });
+  const answer = await where.must(['bash', '-c', script], { timeoutMs: 30_000 });
   if (answer !== 'hello\n') throw new Error(`echo from ${destination} port ${port}: ${JSON.stringify(answer)}`);
 }
