@@ -74,8 +74,7 @@ Engine::Engine(std::unique_ptr<tun::PacketIo> device, std::unique_ptr<relay::Dia
       events_(std::move(wake)),
       datagrams_(std::move(wake_datagrams)) {
   tun::PacketIo* io = device_.get();
-  const tun::Faults& f = options_.faults;
-  if (f.drop_one_in || f.duplicate_one_in || f.delay_one_in) io = &lossy_.emplace(*io, f);
+  if (options_.faults.any()) io = &lossy_.emplace(*io, options_.faults);
   relay::EventSink& sink = *this;
   relay_ = std::make_unique<relay::Relay>(*io, *dialer_, sink, epoll_.get(), options_.driver,
                                           options_.relay, member_.get());
@@ -206,7 +205,7 @@ bool Engine::step(int timeout_ms, uint64_t now_ms) {
     events_.push(relay::EventKind::kFatal, nullptr, now_ms_, 0, -more, "the TUN device is gone");
     return false;
   }
-  device_may_have_more_ = more > 0 && device_->fd() < 0;
+  device_may_have_more_ = (more > 0 && device_->fd() < 0) || (lossy_ && lossy_->has_arrived());
   return true;
 }
 

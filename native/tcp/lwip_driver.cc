@@ -599,6 +599,7 @@ void Driver::tick(uint32_t elapsed_ticks) {
       uint8_t attempts = p->nrtx;
       tcp_slowtmr();
       bool is_again = tcp_active_pcbs && tcp_active_pcbs->nrtx > attempts;
+      if (is_again) stats_.timeouts++;
       if (is_again && large_packets_.note_timeout(*e)) writer_.stop_large_packets();
       if (tcp_active_pcbs && tcp_active_pcbs->rto > kLongestRtoTicks)
         tcp_active_pcbs->rto = kLongestRtoTicks;

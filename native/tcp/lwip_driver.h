@@ -37,6 +37,7 @@ struct DriverOptions {
 struct DriverStats {
   uint64_t resets_sent = 0;
   uint64_t stall_splits = 0;
+  uint64_t timeouts = 0;  // what was sent again for want of an acknowledgement
   uint64_t given_up = 0;  // no acknowledgement for too long
 };
 

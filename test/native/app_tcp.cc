@@ -164,6 +164,7 @@ void AppTcp::on_time(uint64_t now_ms) {
     transmit_segment(kAck, snd_una_ - 1, {});  // a window probe, as Linux sends it
   } else if (snd_una_ != snd_nxt_) {
     retransmissions++;
+    timeouts++;
     snd_nxt_ = snd_una_;  // go back
     fin_sent_ = fin_sent_ && fin_is_acked();
     pump();
@@ -370,30 +371,45 @@ AppTcp& AppHost::connect(const AppOptions& options) {
 }
 
 size_t AppHost::deliver() {
-  std::vector<Bytes> packets = std::exchange(wire_.from_engine, {});
-  for (const Bytes& packet : packets) {
-    packets_seen++;
-    FromEngine p = decode(packet);
-    if (!p.problem.empty()) {
-      if (broken_packets++ == 0) first_problem = p.problem;
-      continue;
-    }
-    auto found = by_port_.find({p.segment.key.family, ntohs(p.segment.key.app_port)});
-    if (found == by_port_.end()) {
-      strays.push_back(std::move(p));
-    } else if (p.kind == FromEngine::Kind::kIcmp) {
-      found->second->on_icmp(p);
-    } else {
-      found->second->on_segment(p.segment, p.vnet);
-    }
+  for (Bytes& packet : std::exchange(wire_.from_engine, {}))
+    from_engine_.push_back({now_ms_ + one_way_ms, std::move(packet)});
+  size_t count = 0;
+  for (; !from_engine_.empty() && from_engine_.front().due_ms <= now_ms_; count++) {
+    Bytes packet = std::move(from_engine_.front().packet);
+    from_engine_.pop_front();
+    take(packet);
   }
-  return packets.size();
+  return count;
+}
+
+void AppHost::take(const Bytes& packet) {
+  packets_seen++;
+  FromEngine p = decode(packet);
+  if (!p.problem.empty()) {
+    if (broken_packets++ == 0) first_problem = p.problem;
+    return;
+  }
+  auto found = by_port_.find({p.segment.key.family, ntohs(p.segment.key.app_port)});
+  if (found == by_port_.end()) {
+    strays.push_back(std::move(p));
+  } else if (p.kind == FromEngine::Kind::kIcmp) {
+    found->second->on_icmp(p);
+  } else {
+    found->second->on_segment(p.segment, p.vnet);
+  }
 }
 
 void AppHost::set_now(uint64_t now_ms) {
   now_ms_ = now_ms;
   for (auto& app : all_) app->on_time(now_ms);
-  if (!held_back_.empty()) wire_.push(std::exchange(held_back_, {}));
+  if (!held_back_.empty()) push(std::exchange(held_back_, {}));
+  for (; !to_engine_.empty() && to_engine_.front().due_ms <= now_ms_; to_engine_.pop_front())
+    wire_.push(std::move(to_engine_.front().packet));
+}
+
+void AppHost::push(Bytes packet) {
+  if (one_way_ms == 0) return wire_.push(std::move(packet));
+  to_engine_.push_back({now_ms_ + one_way_ms, std::move(packet)});
 }
 
 bool AppHost::chance(uint32_t one_in) {
@@ -409,9 +425,9 @@ void AppHost::transmit(Bytes packet) {
     held_back_ = std::move(packet);
     return;
   }
-  if (chance(duplicate_one_in)) wire_.push(packet);
-  wire_.push(std::move(packet));
-  if (!held_back_.empty()) wire_.push(std::exchange(held_back_, {}));
+  if (chance(duplicate_one_in)) push(packet);
+  push(std::move(packet));
+  if (!held_back_.empty()) push(std::exchange(held_back_, {}));
 }
 
 Bytes pattern(uint32_t seed, size_t bytes, uint64_t from) {

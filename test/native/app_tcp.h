@@ -1,6 +1,7 @@
 // The application's side of TCP: a small kernel to test against. It retransmits, keeps what comes
 // out of order, closes its window when nobody reads, and never shrinks it.
 #pragma once
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -75,6 +76,7 @@ class AppTcp {
   uint32_t data_packets_received = 0;
   uint32_t largest_payload = 0;
   uint32_t retransmissions = 0;
+  uint32_t timeouts = 0;  // those for want of any acknowledgement
   TcpSegment syn_ack;
   TcpSegment last;
   TcpSegment last_on_wire;  // heard or not
@@ -167,8 +169,16 @@ class AppHost {
   /// Of the packets to the engine, one in so many is doubled, or overtaken by the next.
   uint32_t duplicate_one_in = 0;
   uint32_t swap_one_in = 0;
+  /// Between the two hosts, in each direction; what is below the clock's step comes a step late.
+  uint64_t one_way_ms = 0;
 
  private:
+  struct Travelling {
+    uint64_t due_ms;
+    Bytes packet;
+  };
+  void push(Bytes packet);
+  void take(const Bytes& packet);
   void transmit(Bytes packet);
   bool chance(uint32_t one_in);
 
@@ -179,6 +189,7 @@ class AppHost {
   std::vector<std::unique_ptr<AppTcp>> all_;
   std::map<std::pair<uint32_t, uint16_t>, AppTcp*> by_port_;  // family and port
   Bytes held_back_;
+  std::deque<Travelling> to_engine_, from_engine_;
 };
 
 /// Bytes that tell where they belong: byte `i` of the stream `seed`.

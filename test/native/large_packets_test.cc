@@ -181,7 +181,6 @@ TEST("large packets lost, doubled and overtaken: every byte arrives, once and in
           .drop_one_in = 20, .duplicate_one_in = 10, .delay_one_in = 10, .seed = seed * 104729};
       CheckedLab lab(with_app_here(faults));
       lab.may_reorder = true;
-      lab.apps.duplicate_one_in = lab.apps.swap_one_in = 10;
       auto pair = lab.open({.segment_bytes = 30'000});
       REQUIRE(pair);
       exchange(lab, pair, way.up, way.down, 900'000);
