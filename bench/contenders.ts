@@ -75,7 +75,7 @@ export function proxyvpn(name: string, title: string, upArguments: readonly stri
   };
 }
 
-/** The native engine with a bare TUN: no CLI, no rules, no firewall. The only one that can lose packets on purpose. */
+/** The native engine with a bare TUN: no CLI, no rules, no firewall. The only one that can mistreat packets on purpose. */
 export function engineOnly(name: string, title: string, runnerArguments: readonly string[] = []): Contender {
   return {
     name,
@@ -160,8 +160,18 @@ const redsocks: Contender = {
 
 /** One packet in this many is lost, each way, while integrity is checked. */
 export const LOSS_ONE_IN = 100;
-/** The contender that integrity is checked on. */
+/** The contender of whole runs that integrity is checked on. */
 export const LOSSY = 'lossy';
+const CUT = ['loss01', 'loss1', 'reorder', 'dup'] as const;
+/** Those that mistreat packets. */
+export const FAULTY: readonly string[] = [LOSSY, ...CUT];
+
+/**
+ * The same with packets of MSS 1460 each way instead of super-segments, as to a program on another host: so that faults
+ * meet one packet of a network.
+ */
+const cut = (name: 'cut' | (typeof CUT)[number], faults: string, ...runnerArguments: readonly string[]): Contender =>
+  engineOnly(name, `the engine alone, packets of MSS 1460, ${faults}`, ['--cuts', ...runnerArguments]);
 
 /** In the order of the tables. */
 export const CONTENDERS: readonly Contender[] = [
@@ -172,6 +182,11 @@ export const CONTENDERS: readonly Contender[] = [
   redsocks,
   engineOnly('engine', 'the engine alone: no CLI, no rules, no firewall'),
   engineOnly(LOSSY, `the engine alone, 1 packet in ${LOSS_ONE_IN} lost each way`, ['--drop-one-in', `${LOSS_ONE_IN}`]),
+  cut('cut', 'none lost'),
+  cut('loss01', '1 in 1000 lost each way', '--drop-one-in', '1000'),
+  cut('loss1', '1 in 100 lost each way', '--drop-one-in', '100'),
+  cut('reorder', '1 in 100 overtaken by the next', '--delay-one-in', '100'),
+  cut('dup', '1 in 100 doubled', '--duplicate-one-in', '100'),
 ];
 
 /** What is measured unless told otherwise. */

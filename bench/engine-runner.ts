@@ -20,6 +20,9 @@ function main(): void {
       queues: { type: 'string', default: '1' },
       predial: { type: 'string', default: '0' },
       'drop-one-in': { type: 'string', default: '0' },
+      'duplicate-one-in': { type: 'string', default: '0' },
+      'delay-one-in': { type: 'string', default: '0' },
+      cuts: { type: 'boolean', default: false },
     },
   });
   const [upstream, routes] = positionals;
@@ -46,7 +49,12 @@ function main(): void {
       maxPendingFlows: 4096,
       predial: Number(values.predial),
       flowEvents: false,
-      dropOneIn: Number(values['drop-one-in']),
+      faults: {
+        dropOneIn: Number(values['drop-one-in']),
+        duplicateOneIn: Number(values['duplicate-one-in']),
+        delayOneIn: Number(values['delay-one-in']),
+        cuts: values.cuts,
+      },
     },
     () => {},
   );

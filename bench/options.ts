@@ -40,7 +40,8 @@ export function helpText(): string {
   --only W,...         these workloads alone
   --contenders C,...   these contenders alone (default: ${DEFAULT_CONTENDERS.join(',')})
   --variant NAME=ARGS  also "proxyvpn up --killswitch ARGS"; or, as NAME='engine ARGS', the engine alone with
-                       --queues N, --predial N, --drop-one-in N; may be repeated
+                       --queues N, --predial N, --cuts, --drop-one-in N, --duplicate-one-in N, --delay-one-in N; may
+                       be repeated
   --proxy-delay MS     the proxy answers CONNECT as one whose round trip is MS away
   --quick              workloads of a second: shows that everything works, measures nothing
   --out FILE           raw results, a JSON line each (default: build/bench/TIME.jsonl)

@@ -1,6 +1,6 @@
 /** What is done through each contender, and which figures come of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Contender, LOSSY } from './contenders.ts';
+import { type Contender, FAULTY, LOSSY } from './contenders.ts';
 import { memoryBytes, processTree } from './cost.ts';
 import { type Load, numberOf, runLoad, type Subject } from './load.ts';
 import { DESTINATION, PROXY_PORT } from './network.ts';
@@ -235,7 +235,7 @@ const integrity: Workload = {
   title: `${INTEGRITY} connections with stalls, both address families, every byte checked`,
   isFresh: true,
   isTimed: false,
-  excludes: (contender) => (contender.name === LOSSY ? undefined : 'checked where packets are lost'),
+  excludes: (contender) => (FAULTY.includes(contender.name) ? undefined : 'checked where packets are lost'),
   async run(subject, isQuick) {
     const connections = isQuick ? 60 : INTEGRITY;
     const each = ['integrity', '--conns', `${connections / 2}`, '-c', '48', '-t', '170', '--timeout', '60'];

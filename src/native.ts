@@ -61,8 +61,18 @@ export interface EngineOptions {
   readonly sniff?: boolean;
   /** Report every opened and closed flow as an event (-v); refusals are always reported. */
   readonly flowEvents: boolean;
-  /** Test only: 1 packet in N is lost, each way; 0 = none. */
+  /** Test only: what happens to packets between TUN and engine, each way. */
+  readonly faults?: EngineFaults;
+}
+
+/** Of 1 packet in N; 0 = of none. */
+export interface EngineFaults {
   readonly dropOneIn: number;
+  readonly duplicateOneIn: number;
+  /** Overtaken by the next one. */
+  readonly delayOneIn: number;
+  /** Super-segments are cut to the MSS first: so each fault meets one packet of a network. */
+  readonly cuts: boolean;
 }
 
 /** Indices into `Engine.counters()`. Keep equal to native/engine/counters.h. */

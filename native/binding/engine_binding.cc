@@ -154,8 +154,16 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     out.relay.predial = part_of("predial");
     out.relay.sniffs = boolean(options, "sniff");
     out.flow_events = boolean(options, "flowEvents");
-    out.faults.drop_one_in = static_cast<uint32_t>(number(options, "dropOneIn"));
+    if (options.Get("faults").IsObject()) out.faults = read_faults(options.Get("faults"));
     return out;
+  }
+
+  static tun::Faults read_faults(const Napi::Value& value) {
+    auto faults = value.As<Napi::Object>();
+    return {.drop_one_in = static_cast<uint32_t>(number(faults, "dropOneIn")),
+            .duplicate_one_in = static_cast<uint32_t>(number(faults, "duplicateOneIn")),
+            .delay_one_in = static_cast<uint32_t>(number(faults, "delayOneIn")),
+            .cuts = boolean(faults, "cuts")};
   }
 
   bool read_upstreams(Napi::Env env, const Napi::Value& value) {

@@ -299,7 +299,6 @@ export class Tunnel {
         maxPendingFlows: Math.min(config.maxFlows, MOST_PENDING_FLOWS),
         predial: config.predial,
         flowEvents: config.verbose,
-        dropOneIn: 0,
         sniff: config.sniff,
         ...(dns === undefined ? {} : { names: dns.engineNames }),
       },

@@ -91,7 +91,6 @@ beforeAll(async () => {
         dnsSocket,
       },
       flowEvents: true,
-      dropOneIn: 0,
     },
     (event) => events.push(event),
     (datagrams) => {
