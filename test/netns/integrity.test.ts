@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { Cli } from './cli.ts';
 import { expectEcho, Idle, Integrity, labload, startLabProxy } from './lab.ts';
 import { until } from './process.ts';
-import { ADDRESS, bracketed, makeTopology, type Topology } from './topology.ts';
+import { ADDRESS, bracketed, makeTopology, type Namespace, type Topology } from './topology.ts';
 
 const PORT = 8888;
 const LONG_MS = 120_000;
@@ -69,6 +69,41 @@ describe.each(['v4', 'v6'] as const)('%s', (family) => {
     expect((await cli.status()).flows).toMatchObject({ opened: IDLE, refused: 0, failed: 0 });
     await until('closed descriptors', () => openFiles(pid) <= files + 4);
   });
+});
+
+/** A link to the container with packets of one MSS, of which it loses 1 in 100 each way. */
+async function makeGuestLinkLossy(): Promise<void> {
+  const lossOf = (device: string): string =>
+    'add table inet lossy; add counter inet lossy lost; add counter inet lossy large; ' +
+    'add chain inet lossy in { type filter hook prerouting priority -400; }; ' +
+    `add rule inet lossy in iifname "${device}" meta length > 1500 counter name large; ` +
+    `add rule inet lossy in iifname "${device}" meta l4proto tcp numgen random mod 100 0 counter name lost drop`;
+  for (const [namespace, device] of [[topology.app, 'guest0'] as const, [topology.guest, 'eth0'] as const]) {
+    await namespace.must(['ip', 'link', 'set', 'dev', device, 'gso_max_size', '1514']);
+    await namespace.must(['nft', lossOf(device)]);
+  }
+}
+
+async function countAt(namespace: Namespace, counter: 'lost' | 'large'): Promise<number> {
+  const listed = await namespace.must(['nft', `list counter inet lossy ${counter}`]);
+  return Number(/packets (\d+)/.exec(listed)?.[1]);
+}
+
+test('a container behind a link that loses 1 packet in 100 each way: every byte right', {
+  timeout: LONG_MS,
+}, async () => {
+  await cli.up(['--proxy', `${ADDRESS.net.v4}:${PORT}`, '--killswitch']);
+  await makeGuestLinkLossy();
+  for (const family of ['v4', 'v6'] as const) {
+    const args = ['integrity', '--dst', ADDRESS.origin[family], '--conns', '60', '--max-size', `${2 << 20}`];
+    const { result } = await labload(topology.guest, Integrity, [...args, '--timeout', '50'], LONG_MS);
+    const good = { ok: 60, corrupt: 0, truncated: 0, failed: 0, unfinished: 0, first_problem: '' };
+    expect(result).toMatchObject(good);
+  }
+  for (const namespace of [topology.app, topology.guest]) {
+    expect(await countAt(namespace, 'large')).toBe(0);
+    expect(await countAt(namespace, 'lost')).toBeGreaterThan(0);
+  }
 });
 
 /** Bytes in the receive queues of the tunnel's sockets to the proxy, which no resident memory shows. */
