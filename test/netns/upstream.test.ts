@@ -88,7 +88,7 @@ describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
 
   test('port 9026, 504 Gateway Timeout: connect() fails at once, and not as if the peer had answered', async () => {
     await up('600');
-    expect(await refusedAt(destination, 9026)).toMatch(/^(ETIMEDOUT|EHOSTUNREACH|ENETUNREACH)$/);
+    expect(await refusedAt(destination, 9026)).toMatch(/^E(HOSTUNREACH|NETUNREACH)$/);
   });
 
   test('a refusal that takes the proxy 400 ms reaches connect() then and not before, twenty times', async () => {
@@ -102,7 +102,7 @@ describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
 
   test('port 9013, closed without an answer: connect() fails at once', async () => {
     await up('600');
-    expect(await refusedAt(destination, 9013)).toMatch(/^E(CONNREFUSED|HOSTUNREACH|NETUNREACH|TIMEDOUT)$/);
+    expect(await refusedAt(destination, 9013)).toMatch(/^E(CONNREFUSED|HOSTUNREACH|NETUNREACH)$/);
   });
 
   test.each([
@@ -111,7 +111,8 @@ describe.each(['v4', 'v6'] as const)('refusals, destination %s', (family) => {
   ])('port %i, %s: connect() fails after --connect-timeout, not before', async (port) => {
     await up('2');
     const seen = await connectTo(topology.app, destination, port);
-    expect(seen.connect).toMatch(/^E(TIMEDOUT|HOSTUNREACH)$/);
+    // Of connectTo's own time-out it would be ETIMEDOUT.
+    expect(seen.connect).toBe('EHOSTUNREACH');
     expect(seen.connect_ms).toBeGreaterThan(1800);
   });
 
