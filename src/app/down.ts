@@ -31,7 +31,8 @@ import type { Terminal } from './terminal.ts';
 /** How long each way of ending the daemon may take before the next, ruder one. */
 const ANSWER_MS = 10_000;
 const TERM_MS = 5000;
-const KILL_MS = 5000;
+// What takes time after this one is the kernel's: on a crowded host, to let go of a TUN device.
+const KILL_MS = 30_000;
 const POLL_MS = 20;
 
 /**
