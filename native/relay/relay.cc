@@ -425,8 +425,7 @@ int Relay::timeout_ms() const {
   };
   for (const std::deque<Due>* queue : {&held_acks_, &gathered_, &silent_, &slow_})
     if (!queue->empty()) earlier(queue->front().due_ms);
-  bool has_idle_memory = send_buffers_.has_surplus() || driver_.has_surplus_buffers();
-  if (stack_.size() > 0 || options_.predial > 0 || dialer_.has_spares() || has_idle_memory)
+  if (stack_.size() > 0 || options_.predial > 0 || has_idle_memory() || owes_memory())
     earlier((now_ms_ / 1000 + 1) * 1000);
   return timeout;
 }

@@ -81,6 +81,7 @@ struct RelayStats {
   uint64_t active = 0;
   uint64_t to_upstream_bytes = 0;
   uint64_t to_app_bytes = 0;
+  uint64_t memory_returns = 0;  // to the kernel, of what malloc held
 };
 
 class Relay final : public stack::Owner {
@@ -199,6 +200,15 @@ class Relay final : public stack::Owner {
   void wheel_insert(Flow& flow, uint64_t due_ms);
   void wheel_remove(Flow& flow);
   void run_wheel();
+  struct Work {
+    uint64_t flows = 0;
+    uint64_t bytes = 0;
+    bool operator==(const Work&) const = default;
+  };
+  uint64_t moved_bytes() const { return stats_.to_upstream_bytes + stats_.to_app_bytes; }
+  bool has_idle_memory() const;
+  bool owes_memory() const;
+  void give_memory_back();
   void check_flow(Flow& flow);
   uint64_t next_check_ms(const Flow& flow) const;
 
@@ -251,6 +261,8 @@ class Relay final : public stack::Owner {
   static constexpr uint32_t kWheelSlots = 64;  // seconds
   std::array<Flow*, kWheelSlots> wheel_{};
   uint64_t wheel_now_s_ = 0;
+  Work at_last_look_;    // a second ago
+  Work at_last_return_;  // of memory
 };
 
 }  // namespace relay

@@ -1,7 +1,10 @@
-// Slow time-outs: dial, idle, keepalive. A wheel of one-second slots; a flow is looked at when its
+// Slow time-outs: dial, idle, keepalive; and what is due once a second. A wheel of one-second slots; a flow is looked at when its
 // slot comes round and moves on to the slot of its next deadline, so that data never touches it.
+#include <malloc.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "relay/relay.h"
 
@@ -12,6 +15,9 @@ constexpr uint32_t kMaxUnansweredProbes = 6;
 constexpr uint32_t kProbeIntervalS = 10;
 // Flow::last_activity_s is cut to a whole second: what moved last may be so much younger.
 constexpr uint32_t kActivityPrecisionMs = 1000;
+// Below these what malloc keeps is not worth a look at all of its memory.
+constexpr uint64_t kManyFlows = 100;
+constexpr uint64_t kManyBytes = 256 << 20;
 
 }  // namespace
 
@@ -50,6 +56,7 @@ void Relay::run_wheel() {
     dialer_.trim();
     send_buffers_.trim();
     driver_.trim_buffers();
+    give_memory_back();
     while (flow) {
       Flow* next = flow->wheel_next;
       if (next) next->wheel_previous = nullptr;
@@ -58,6 +65,25 @@ void Relay::run_wheel() {
       flow = next;
     }
   }
+}
+
+// malloc keeps what the busiest moment needed, in as many pieces as it was given back in.
+bool Relay::owes_memory() const {
+  return stats_.opened - at_last_return_.flows >= kManyFlows ||
+         moved_bytes() - at_last_return_.bytes >= kManyBytes;
+}
+
+void Relay::give_memory_back() {
+  Work now{stats_.opened, moved_bytes()};
+  bool is_quiet = now == std::exchange(at_last_look_, now);
+  if (!is_quiet || has_idle_memory() || !owes_memory()) return;
+  at_last_return_ = now;
+  stats_.memory_returns++;
+  malloc_trim(0);
+}
+
+bool Relay::has_idle_memory() const {
+  return dialer_.has_spares() || send_buffers_.has_surplus() || driver_.has_surplus_buffers();
 }
 
 uint64_t Relay::next_check_ms(const Flow& flow) const {

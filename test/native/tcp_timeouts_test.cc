@@ -236,3 +236,29 @@ TEST("a clock that starts at zero breaks nothing") {
   lab.advance(70'000);
   exchange(lab, pair, 100'000, 100'000);
 }
+
+TEST("after many connections malloc gives back what it holds, once, when nothing moves any more") {
+  CheckedLab lab(with(0, 0));
+  auto open_and_close = [&](int count) {
+    for (int i = 0; i < count; i++) {
+      auto pair = lab.open();
+      REQUIRE(pair);
+      pair.proxy->send("x");
+      pair.proxy->finish();
+      pair.app->close();
+      REQUIRE(lab.until([&] { return pair.app->is_closed(); }, 5000));
+    }
+  };
+  auto pair = lab.open();  // stays, and is silent
+  REQUIRE(pair);
+  open_and_close(50);
+  lab.advance(20'000);
+  CHECK_EQ(lab.stats().memory_returns, 0u);
+  open_and_close(50);
+  CHECK_EQ(lab.stats().memory_returns, 0u);
+  lab.advance(20'000);
+  CHECK_EQ(lab.stats().memory_returns, 1u);
+  exchange(lab, pair, 1000, 1000);
+  lab.advance(20'000);
+  CHECK_EQ(lab.stats().memory_returns, 1u);
+}
