@@ -1,5 +1,6 @@
-// Slow time-outs: dial, idle, keepalive; and what is due once a second. A wheel of one-second slots; a flow is looked at when its
-// slot comes round and moves on to the slot of its next deadline, so that data never touches it.
+// Slow time-outs: dial, idle, keepalive; and what is due once a second. A wheel of one-second
+// slots; a flow is looked at when its slot comes round and moves on to the slot of its next
+// deadline, so that data never touches it.
 #include <malloc.h>
 
 #include <algorithm>
