@@ -162,7 +162,11 @@ describe('down', () => {
     await expectHostAsBefore();
   });
 
-  test('ends connections that run through the tunnel, and does not wait for them', async () => {
+  test.each([
+    ['down', () => cli.down()],
+    // Not followed by SIGKILL, however long it takes: the daemon itself does not wait for them.
+    ['SIGTERM', async () => process.kill(await cli.daemonPid(), 'SIGTERM')],
+  ])('%s ends connections that run through the tunnel, and does not wait for them', async (_, end) => {
     await setUp();
     await cli.up(['--proxy', proxyAt('v4')]);
     const held = topology.app.start([
@@ -171,8 +175,7 @@ describe('down', () => {
       `exec 3<>/dev/tcp/${ADDRESS.origin.v4}/9003; echo open; exec cat <&3`,
     ]);
     await held.until('open connection', () => held.stdout.includes('open'));
-    // What `down` asks for; SIGTERM is not followed by SIGKILL, however long it takes.
-    process.kill(await cli.daemonPid(), 'SIGTERM');
+    await end();
     await held.exitCode();
     await expectNobodyLeft();
     await expectHostAsBefore();
